@@ -1,0 +1,147 @@
+//! Reads the golden files of `tests/golden` (what they hold is told in the README there).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::oracle::{OracleLayer, Variant};
+use super::widen;
+
+/// Where the golden files are.
+pub const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+/// The prefix of the layer's weights in every golden file.
+pub const PREFIX: &str = "layer.";
+
+/// A tensor as the file has it.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// One golden file.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    /// The file's name without its ending.
+    pub name: String,
+    pub path: PathBuf,
+    /// The constructor's arguments, plus `variant` and `dtype`.
+    pub config: Value,
+    /// For the files of `init/`: what `torch.manual_seed` was given.
+    pub seed: Option<u64>,
+    /// Every tensor by its name in the file, the layer's under [`PREFIX`].
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// Every case with inputs and outputs, in order of name.
+pub fn cases() -> Vec<Golden> {
+    read_directory(Path::new(DIRECTORY))
+}
+
+/// Every case of seeded initial values, in order of name.
+pub fn init_cases() -> Vec<Golden> {
+    read_directory(&Path::new(DIRECTORY).join("init"))
+}
+
+/// One case of `tests/golden` by name.
+pub fn case(name: &str) -> Golden {
+    Golden::read(&Path::new(DIRECTORY).join(format!("{name}.safetensors")))
+}
+
+fn read_directory(directory: &Path) -> Vec<Golden> {
+    let entries =
+        std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable directory entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    paths.sort();
+    // A test that loops over no files would pass.
+    assert!(!paths.is_empty(), "no golden files in {}", directory.display());
+    paths.iter().map(|path| Golden::read(path)).collect()
+}
+
+impl Golden {
+    pub fn read(path: &Path) -> Golden {
+        let fail = |what: &str, error: &dyn std::fmt::Display| -> ! {
+            panic!("{}: {what}: {error}", path.display())
+        };
+        let data = std::fs::read(path).unwrap_or_else(|e| fail("not readable", &e));
+        let file = SafeTensors::deserialize(&data).unwrap_or_else(|e| fail("not a safetensors file", &e));
+        let (_, header) = SafeTensors::read_metadata(&data).unwrap_or_else(|e| fail("no header", &e));
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let config = metadata
+            .get("lite_mamba.config.layer")
+            .unwrap_or_else(|| fail("metadata", &"no lite_mamba.config.layer"));
+
+        let tensors = file.iter().map(|(name, view)| {
+            assert_eq!(view.dtype(), Dtype::F32, "{}: {name}", path.display());
+            let values = view
+                .data()
+                .chunks_exact(4)
+                .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+                .collect();
+            let shape = view.shape().to_vec();
+            (name.to_string(), Tensor { shape, values })
+        });
+        Golden {
+            name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            path: path.to_path_buf(),
+            config: serde_json::from_str(config).unwrap_or_else(|e| fail("configuration", &e)),
+            seed: metadata.get("seed").map(|seed| seed.parse().expect("a seed")),
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// A tensor that every file of its kind has.
+    pub fn tensor(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.name))
+    }
+
+    /// The layer's weights by state-dict name, without the prefix.
+    pub fn weights(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(PREFIX)?, tensor)))
+    }
+
+    pub fn variant(&self) -> Variant {
+        match self.config["variant"].as_str() {
+            Some("PTCN") => Variant::Ptcn,
+            Some("STCN") => Variant::Stcn,
+            Some("DPWC") => Variant::Dpwc,
+            Some("Baseline") => Variant::Baseline,
+            other => panic!("{}: variant {other:?}", self.name),
+        }
+    }
+
+    /// A whole number of the configuration.
+    pub fn size(&self, key: &str) -> usize {
+        self.config[key].as_u64().unwrap_or_else(|| panic!("{}: {key}", self.name)) as usize
+    }
+
+    /// (batch, seqlen) of `x`.
+    pub fn batch_and_seqlen(&self) -> (usize, usize) {
+        let shape = &self.tensor("x").shape;
+        (shape[0], shape[1])
+    }
+
+    /// The layer of this file in float64, its sizes taken from the shapes of the weights.
+    pub fn oracle(&self) -> OracleLayer {
+        let dilations = self.config["conv_dilations"].as_array().expect("a list");
+        OracleLayer {
+            variant: self.variant(),
+            d_model: self.size("d_model"),
+            d_inner: self.tensor("layer.A_log").shape[0],
+            d_state: self.size("d_state"),
+            d_conv: self.size("d_conv"),
+            dt_rank: self.tensor("layer.dt_proj.weight").shape[1],
+            dilations: dilations.iter().map(|d| d.as_u64().expect("a dilation") as usize).collect(),
+            params: self
+                .weights()
+                .map(|(name, t)| (name.to_string(), (t.shape.clone(), widen(&t.values))))
+                .collect(),
+        }
+    }
+}
