@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod golden;
+pub mod layers;
 pub mod oracle;
 
 /// The error of `actual` against `expected`, in parts of the largest expected value:

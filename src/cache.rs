@@ -1,0 +1,359 @@
+//! The streaming state: the last inputs of the convolutions and the state of the state space model.
+
+use ndarray::ArrayViewMut3;
+
+use crate::error::{Result, fail};
+use crate::layer::{Config, Dims, Layer, Variant};
+use crate::memory::{self, Buffer, product};
+use crate::ops::conv::ring_row;
+use crate::ops::scan::{state_at, state_len};
+use crate::ops::{CHANNEL_BLOCK, padded, view3_mut};
+use crate::simd::Real;
+
+/// The state of several lanes, each one stream of tokens with its own position.
+#[derive(Debug)]
+pub struct State<T> {
+    lanes: usize,
+    channels: usize,
+    states: usize,
+    /// Of `x`, read by every branch; of each branch's own input where the branches are stacked.
+    histories: Vec<History<T>>,
+    /// In the layout of [`crate::ops::scan`].
+    ssm: Buffer<T>,
+    /// Tokens that each lane has seen.
+    offsets: Vec<u64>,
+}
+
+/// The last inputs of a convolution: (lanes, ring, padded channels), token `i` of a lane at `i` modulo the
+/// ring's length.
+#[derive(Debug)]
+struct History<T> {
+    length: usize,
+    data: Buffer<T>,
+}
+
+impl<T: Real> State<T> {
+    /// The state of `lanes` streams that have seen nothing.
+    ///
+    /// # Errors
+    /// `OutOfMemory`
+    pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
+        let columns = padded(dims.d_inner);
+        let lengths = ring_lengths(config.variant, dims);
+        let ssm_len = state_len(lanes, dims.d_inner, dims.d_state)?;
+        let sizes = lengths
+            .iter()
+            .map(|&length| product("the cache", &[lanes, length, columns]))
+            .collect::<Result<Vec<_>>>()?;
+        let total = sizes.iter().try_fold(ssm_len, |sum, &size| sum.checked_add(size)).unwrap_or(usize::MAX);
+        memory::check_fits("the cache", memory::bytes_of::<T>("the cache", total)?)?;
+        let mut offsets = Vec::new();
+        if offsets.try_reserve_exact(lanes).is_err() {
+            fail!(OutOfMemory, "the cache needs more memory than can be had");
+        }
+        offsets.resize(lanes, 0);
+        let histories = lengths
+            .iter()
+            .zip(sizes)
+            .map(|(&length, size)| Ok(History { length, data: Buffer::zeroed("the cache", size)? }))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(State {
+            lanes,
+            channels: dims.d_inner,
+            states: dims.d_state,
+            histories,
+            ssm: Buffer::zeroed("the cache", ssm_len)?,
+            offsets,
+        })
+    }
+
+    /// Number of streams.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Tokens that a lane has seen.
+    pub fn offset(&self, lane: usize) -> u64 {
+        self.offsets[lane]
+    }
+
+    /// Counts `tokens` more for a lane whose histories and SSM state have been brought there.
+    pub fn advance(&mut self, lane: usize, tokens: usize) {
+        self.offsets[lane] += tokens as u64;
+    }
+
+    /// Forgets everything that a lane has seen.
+    pub fn reset_lane(&mut self, lane: usize) {
+        self.offsets[lane] = 0;
+        for history in &mut self.histories {
+            let len = history.length * padded(self.channels);
+            history.data[lane * len..][..len].fill(T::ZERO);
+        }
+        let block_len = CHANNEL_BLOCK * self.states;
+        for block in self.ssm.chunks_exact_mut(block_len * self.lanes) {
+            block[lane * block_len..][..block_len].fill(T::ZERO);
+        }
+    }
+
+    /// The history of each convolution input, as (lanes, ring, padded channels).
+    pub fn history(&mut self, index: usize) -> ArrayViewMut3<'_, T> {
+        let history = &mut self.histories[index];
+        view3_mut(&mut history.data, [self.lanes, history.length, padded(self.channels)])
+    }
+
+    /// The state space model's state, in the layout of [`crate::ops::scan`].
+    pub fn ssm(&mut self) -> &mut [T] {
+        &mut self.ssm
+    }
+
+    fn bytes(&self) -> usize {
+        self.histories.iter().map(|history| history.data.bytes()).sum::<usize>()
+            + self.ssm.bytes()
+            + size_of_val(&self.offsets[..])
+    }
+
+    fn try_clone(&self) -> Result<Self> {
+        let mut offsets = Vec::new();
+        if offsets.try_reserve_exact(self.lanes).is_err() {
+            fail!(OutOfMemory, "the cache needs more memory than can be had");
+        }
+        offsets.extend_from_slice(&self.offsets);
+        let histories = self
+            .histories
+            .iter()
+            .map(|history| Ok(History { length: history.length, data: history.data.try_clone("the cache")? }))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(State { histories, ssm: self.ssm.try_clone("the cache")?, offsets, ..*self })
+    }
+}
+
+/// The length of each history: of `x` alone, as long as its longest branch needs, or of every branch's input.
+fn ring_lengths(variant: Variant, dims: &Dims) -> Vec<usize> {
+    match variant {
+        Variant::Stcn => dims.conv_state_lens.clone(),
+        _ => dims.conv_state_lens.iter().copied().max().into_iter().collect(),
+    }
+}
+
+/// Name and shape of one tensor of a cache, in the reference's layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateInfo {
+    /// `conv_state.{i}` or `ssm_state`.
+    pub name: String,
+    /// (batch, d_inner, (W−1)·dilation + 1), or (batch, d_inner, d_state).
+    pub shape: Vec<usize>,
+}
+
+/// The streaming state of a batch of sequences through one layer.
+///
+/// It belongs to one thread at a time and works with any layer of the same configuration's shape.
+#[derive(Debug)]
+pub struct Cache {
+    state: State<f32>,
+    shape: Shape,
+    infos: Vec<StateInfo>,
+    /// A call that panicked left the state undefined.
+    poisoned: bool,
+}
+
+/// What a layer and its cache must have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shape {
+    variant: Variant,
+    dims: Dims,
+    dilations: Vec<usize>,
+}
+
+impl Shape {
+    fn of(layer: &Layer) -> Self {
+        Shape {
+            variant: layer.config().variant,
+            dims: layer.dims().clone(),
+            dilations: layer.config().conv_dilations.clone(),
+        }
+    }
+}
+
+impl Cache {
+    /// The state of `batch` sequences that have seen nothing. `max_seqlen` is the reference's argument and
+    /// changes nothing there or here: the state does not grow with the sequence.
+    ///
+    /// # Errors
+    /// `OutOfMemory`
+    pub fn new(layer: &Layer, batch: usize, max_seqlen: usize) -> Result<Self> {
+        let _ = max_seqlen;
+        let shape = Shape::of(layer);
+        let state = State::new(layer.config(), layer.dims(), batch)?;
+        let dims = &shape.dims;
+        let conv = dims.conv_state_lens.iter().enumerate().map(|(i, &len)| StateInfo {
+            name: format!("conv_state.{i}"),
+            shape: vec![batch, dims.d_inner, len],
+        });
+        let ssm = StateInfo { name: "ssm_state".to_owned(), shape: vec![batch, dims.d_inner, dims.d_state] };
+        let infos = conv.chain([ssm]).collect();
+        Ok(Cache { state, shape, infos, poisoned: false })
+    }
+
+    /// Number of sequences.
+    pub fn batch(&self) -> usize {
+        self.state.lanes
+    }
+
+    /// Tokens that each sequence has seen; of the one that has seen most, where they differ.
+    pub fn seqlen_offset(&self) -> u64 {
+        self.state.offsets.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.state.bytes()
+    }
+
+    /// Forgets everything seen; the state is as new.
+    pub fn reset(&mut self) {
+        for lane in 0..self.state.lanes {
+            self.state.reset_lane(lane);
+        }
+        self.poisoned = false;
+    }
+
+    /// An equal cache.
+    ///
+    /// # Errors
+    /// `OutOfMemory`; `Internal` for a cache that a failed call left undefined.
+    pub fn try_clone(&self) -> Result<Self> {
+        self.check_usable()?;
+        Ok(Cache {
+            state: self.state.try_clone()?,
+            shape: self.shape.clone(),
+            infos: self.infos.clone(),
+            poisoned: false,
+        })
+    }
+
+    /// The tensors of the state, in the reference's layout.
+    pub fn states(&self) -> &[StateInfo] {
+        &self.infos
+    }
+
+    /// Copies a tensor of the state out, in the reference's layout.
+    ///
+    /// # Errors
+    /// `NotFound` for a name that [`Cache::states`] does not list, `ShapeMismatch` for another count,
+    /// `Internal` for a cache that a failed call left undefined.
+    pub fn get_state(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        self.check_usable()?;
+        let (field, shape) = self.find(name, out.len())?;
+        let [lanes, channels, len] = shape;
+        let state = &self.state;
+        let mut values = out.iter_mut();
+        for lane in 0..lanes {
+            for channel in 0..channels {
+                for (i, value) in (0..len).zip(&mut values) {
+                    *value = match field {
+                        Field::Ssm => state.ssm[state_at(lanes, len, lane, channel, i)],
+                        Field::Conv { history } => {
+                            state.histories[history].data[state.conv_at(history, lane, channel, len - i)]
+                        }
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a tensor of the state by one in the reference's layout. Where branches share one history,
+    /// writes the last inputs of that branch.
+    ///
+    /// # Errors
+    /// As [`Cache::get_state`].
+    pub fn set_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        self.check_usable()?;
+        let (field, shape) = self.find(name, values.len())?;
+        let [lanes, channels, len] = shape;
+        let state = &mut self.state;
+        let mut values = values.iter();
+        for lane in 0..lanes {
+            for channel in 0..channels {
+                for (i, &value) in (0..len).zip(&mut values) {
+                    match field {
+                        Field::Ssm => state.ssm[state_at(lanes, len, lane, channel, i)] = value,
+                        Field::Conv { history } => {
+                            let at = state.conv_at(history, lane, channel, len - i);
+                            state.histories[history].data[at] = value;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which tensor `name` is, and its shape, if it has `count` values.
+    fn find(&self, name: &str, count: usize) -> Result<(Field, [usize; 3])> {
+        let Some(index) = self.infos.iter().position(|info| info.name == name) else {
+            fail!(
+                NotFound,
+                "name is \"{name}\"; this cache has conv_state.0 to conv_state.{} and ssm_state",
+                self.infos.len() - 2
+            );
+        };
+        let info = &self.infos[index];
+        let expected: usize = info.shape.iter().product();
+        if count != expected {
+            fail!(ShapeMismatch, "count is {count}; {name} has shape {:?} and {expected} values", info.shape);
+        }
+        let field = if index == self.infos.len() - 1 {
+            Field::Ssm
+        } else {
+            Field::Conv { history: if self.state.histories.len() == 1 { 0 } else { index } }
+        };
+        Ok((field, [info.shape[0], info.shape[1], info.shape[2]]))
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        if self.poisoned {
+            fail!(
+                Internal,
+                "cache was left undefined by a call that failed inside; reset it before further use"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether `layer` can go on from this cache with `batch` sequences.
+    pub(crate) fn check_fits(&self, layer: &Layer, batch: usize) -> Result<()> {
+        self.check_usable()?;
+        if self.shape != Shape::of(layer) {
+            fail!(ShapeMismatch, "cache was made for a layer of another shape");
+        }
+        if self.state.lanes != batch {
+            fail!(ShapeMismatch, "batch is {batch}; cache was made for a batch of {}", self.state.lanes);
+        }
+        Ok(())
+    }
+
+    /// Runs `call` on the state; if it panics, the cache refuses further use until it is reset.
+    pub(crate) fn with_state<R>(&mut self, call: impl FnOnce(&mut State<f32>) -> R) -> R {
+        self.poisoned = true;
+        let result = call(&mut self.state);
+        self.poisoned = false;
+        result
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Conv { history: usize },
+    Ssm,
+}
+
+impl<T> State<T> {
+    /// Where the input of `age` tokens ago lies, the newest being of age 1.
+    fn conv_at(&self, history: usize, lane: usize, channel: usize, age: usize) -> usize {
+        let length = self.histories[history].length;
+        // One lap ahead, so that nothing goes below zero before the first tokens.
+        let row = ring_row(self.offsets[lane] % length as u64 + (length - age) as u64, length);
+        (lane * length + row) * padded(self.channels) + channel
+    }
+}

@@ -1,0 +1,25 @@
+//! The lite-mamba layer: a Mamba (selective state space) block whose causal convolution is several dilated
+//! ones, in four variants, for inference: whole sequences, chunks, or token by token, with the same bits.
+//!
+//! This crate is both a Rust library and, through [`ffi`], a C library whose header is
+//! `include/lite_mamba.h`. What the layer computes is defined by the PyTorch package `lite-mamba` 0.2.6.
+
+mod cache;
+mod environment;
+mod error;
+pub mod ffi;
+mod inference;
+mod layer;
+mod memory;
+pub mod ops;
+pub mod simd;
+pub mod threads;
+pub mod weights;
+
+pub use cache::{Cache, StateInfo};
+pub use error::{Error, ErrorKind, Result};
+pub use inference::InferenceParams;
+pub use layer::{
+    Config, DType, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tokens, Variant, initial_values,
+    parameter_list,
+};

@@ -1,0 +1,188 @@
+//! Everything that depends on the processor: the instruction sets, vector mathematics, and the kernels,
+//! each written once over [`Simd`] and instantiated per instruction set by [`Isa::dispatch`].
+//!
+//! This is the one room of the core where `unsafe` lives; its entry points take views and check them.
+
+pub mod conv;
+pub mod linear;
+pub mod math;
+pub mod scan;
+pub mod system;
+
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::OnceLock;
+
+/// Floating-point types the kernels compute in.
+pub trait Real:
+    Copy + Default + Send + Sync + PartialOrd + std::fmt::Debug + 'static + math::Constants
+{
+    /// Runs `kernel` with the instructions of `isa`.
+    fn dispatch<K: Kernel<Self>>(isa: Isa, kernel: K) -> K::Output;
+    /// Lanes of a vector of this type with the instructions of `isa`.
+    fn lanes(isa: Isa) -> usize;
+    /// Nearest value of this type.
+    fn from_f64(value: f64) -> Self;
+    /// The same value in f64.
+    fn to_f64(self) -> f64;
+}
+
+/// A piece of work written once for all instruction sets.
+pub trait Kernel<T> {
+    /// What it returns.
+    type Output;
+    /// The work. Implementations are `#[inline(always)]`, and so is all they call with vectors, so that
+    /// everything is compiled inside the function that enables the instruction set.
+    fn run<S: Simd<T>>(self, simd: S) -> Self::Output;
+}
+
+/// Vector operations of one instruction set on elements `T`. A value exists only where the processor
+/// has the instructions, which is what makes the arithmetic methods safe to call.
+///
+/// Scalars that kernels need (tails, tables) go through the same vectors, so that body and tail agree.
+pub trait Simd<T>: Copy {
+    /// A vector register.
+    type V: Copy;
+    /// The result of a comparison.
+    type M: Copy;
+    /// Elements in a register.
+    const LANES: usize;
+    /// Rows of the tile of accumulators that the product with packed weights keeps in registers.
+    const TILE_ROWS: usize;
+
+    /// All lanes `value`.
+    fn splat(self, value: T) -> Self::V;
+    /// # Safety
+    /// `LANES` elements at `from` are readable.
+    unsafe fn load(self, from: *const T) -> Self::V;
+    /// # Safety
+    /// `LANES` elements at `to` are writable.
+    unsafe fn store(self, to: *mut T, v: Self::V);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a − b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, in one rounding where the instruction set has it.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c − a · b`, in one rounding where the instruction set has it.
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The smaller lane; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The larger lane; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Nearest integer, ties to even, for lanes of magnitude below 2^20.
+    fn round(self, v: Self::V) -> Self::V;
+    /// `v · 2^k` rounded once, for integral `k` with |k| at most twice the largest exponent.
+    fn scale(self, v: Self::V, k: Self::V) -> Self::V;
+    /// The same for `k` from −127 (f64: −1023) to 0, with 0 for what lies below the normal range.
+    #[inline(always)]
+    fn scale_down(self, v: Self::V, k: Self::V) -> Self::V {
+        self.scale(v, k)
+    }
+    /// `(m, e)` with `v = m · 2^e` and m in [√½, √2), for positive normal lanes.
+    fn split(self, v: Self::V) -> (Self::V, Self::V);
+    /// `a > b`, false where either is NaN.
+    fn greater(self, a: Self::V, b: Self::V) -> Self::M;
+    /// `a` where the mask is set, else `b`.
+    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V;
+}
+
+/// An instruction set that this processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set that this processor has, the fastest first; the portable one is always there.
+    pub fn available() -> Vec<Isa> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if x86::has_avx512() {
+                all.push(Isa(Kind::Avx512));
+            }
+            if x86::has_avx2() {
+                all.push(Isa(Kind::Avx2));
+            }
+        }
+        all.push(Isa(Kind::Portable));
+        all
+    }
+
+    /// What layers are created with: the fastest, or the one that `LITE_MAMBA_ISA` names if the processor
+    /// has it. Decided at the first call.
+    pub fn current() -> Isa {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let available = Isa::available();
+            let wanted = crate::environment::isa();
+            available.iter().copied().find(|isa| Some(isa.name()) == wanted.as_deref()).unwrap_or(available[0])
+        })
+    }
+
+    /// `portable`, `avx2` or `avx512`: what `LITE_MAMBA_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs `kernel` with these instructions.
+    pub fn dispatch<T: Real, K: Kernel<T>>(self, kernel: K) -> K::Output {
+        T::dispatch(self, kernel)
+    }
+}
+
+macro_rules! real {
+    ($t:ty) => {
+        impl Real for $t {
+            fn dispatch<K: Kernel<Self>>(isa: Isa, kernel: K) -> K::Output {
+                match isa.0 {
+                    Kind::Portable => kernel.run(portable::Portable),
+                    // SAFETY: an `Isa` of this kind is only made where the processor has the instructions.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2 => unsafe { x86::dispatch_avx2(kernel) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx512 => unsafe { x86::dispatch_avx512(kernel) },
+                }
+            }
+            fn lanes(isa: Isa) -> usize {
+                struct Lanes;
+                impl Kernel<$t> for Lanes {
+                    type Output = usize;
+                    fn run<S: Simd<$t>>(self, _: S) -> usize {
+                        S::LANES
+                    }
+                }
+                Self::dispatch(isa, Lanes)
+            }
+            fn from_f64(value: f64) -> Self {
+                value as $t
+            }
+            fn to_f64(self) -> f64 {
+                self as f64
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);

@@ -1,0 +1,85 @@
+//! What is asked of the machine: its memory, and the floating-point environment of a thread.
+
+/// Bytes of physical memory, or `u64::MAX` where the system does not say.
+pub fn physical_memory() -> u64 {
+    #[cfg(unix)]
+    {
+        // SAFETY: `sysconf` takes any number and touches no memory of ours.
+        let (pages, size) =
+            unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+        if pages > 0 && size > 0 {
+            return (pages as u64).saturating_mul(size as u64);
+        }
+    }
+    u64::MAX
+}
+
+/// While it lives, the thread computes in the default floating-point environment: round to nearest, no
+/// traps, denormals kept. Dropping it restores the caller's.
+#[derive(Debug)]
+pub struct DefaultFpEnv {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    callers: FpControl,
+}
+
+#[cfg(target_arch = "x86_64")]
+type FpControl = u32;
+#[cfg(target_arch = "aarch64")]
+type FpControl = u64;
+
+impl DefaultFpEnv {
+    /// Saves the calling thread's environment and sets the default one.
+    pub fn enter() -> Self {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        {
+            let callers = read_control();
+            write_control(DEFAULT_CONTROL);
+            DefaultFpEnv { callers }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        DefaultFpEnv {}
+    }
+}
+
+impl Drop for DefaultFpEnv {
+    fn drop(&mut self) {
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+        write_control(self.callers);
+    }
+}
+
+/// All exceptions masked, round to nearest, neither flush-to-zero nor denormals-are-zero.
+#[cfg(target_arch = "x86_64")]
+const DEFAULT_CONTROL: FpControl = 0x1f80;
+#[cfg(target_arch = "aarch64")]
+const DEFAULT_CONTROL: FpControl = 0;
+
+#[cfg(target_arch = "x86_64")]
+fn read_control() -> FpControl {
+    let mut control: FpControl = 0;
+    // SAFETY: stores the 4 bytes of MXCSR to `control`.
+    unsafe { core::arch::asm!("stmxcsr [{}]", in(reg) &mut control, options(nostack, preserves_flags)) };
+    control
+}
+
+#[cfg(target_arch = "x86_64")]
+fn write_control(control: FpControl) {
+    // SAFETY: `control` was read from MXCSR or is its documented default, so no reserved bit is set.
+    unsafe {
+        core::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, preserves_flags, readonly))
+    };
+}
+
+#[cfg(target_arch = "aarch64")]
+fn read_control() -> FpControl {
+    let control: FpControl;
+    // SAFETY: reads FPCR.
+    unsafe { core::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack, preserves_flags)) };
+    control
+}
+
+#[cfg(target_arch = "aarch64")]
+fn write_control(control: FpControl) {
+    // SAFETY: `control` was read from FPCR or is its default.
+    unsafe { core::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
+}
