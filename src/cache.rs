@@ -1,13 +1,13 @@
 //! The streaming state: the last inputs of the convolutions and the state of the state space model.
 
-use ndarray::ArrayViewMut3;
+use ndarray::ArrayViewMut4;
 
 use crate::error::{Result, fail};
 use crate::layer::{Config, Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
 use crate::ops::conv::ring_row;
 use crate::ops::scan::{state_at, state_len};
-use crate::ops::{CHANNEL_BLOCK, padded, view3_mut};
+use crate::ops::{CHANNEL_BLOCK, padded, view4_mut};
 use crate::simd::Real;
 
 /// The state of several lanes, each one stream of tokens with its own position.
@@ -24,7 +24,7 @@ pub struct State<T> {
     offsets: Vec<u64>,
 }
 
-/// The last inputs of a convolution: (lanes, ring, padded channels), token `i` of a lane at `i` modulo the
+/// The last inputs of a convolution: `[block][lane][ring][channel]`, token `i` of a lane at `i` modulo the
 /// ring's length.
 #[derive(Debug)]
 struct History<T> {
@@ -85,20 +85,21 @@ impl<T: Real> State<T> {
     /// Forgets everything that a lane has seen.
     pub fn reset_lane(&mut self, lane: usize) {
         self.offsets[lane] = 0;
+        let forget = |data: &mut [T], len: usize| {
+            for block in data.chunks_exact_mut(len * self.lanes) {
+                block[lane * len..][..len].fill(T::ZERO);
+            }
+        };
         for history in &mut self.histories {
-            let len = history.length * padded(self.channels);
-            history.data[lane * len..][..len].fill(T::ZERO);
+            forget(&mut history.data, CHANNEL_BLOCK * history.length);
         }
-        let block_len = CHANNEL_BLOCK * self.states;
-        for block in self.ssm.chunks_exact_mut(block_len * self.lanes) {
-            block[lane * block_len..][..block_len].fill(T::ZERO);
-        }
+        forget(&mut self.ssm, CHANNEL_BLOCK * self.states);
     }
 
-    /// The history of each convolution input, as (lanes, ring, padded channels).
-    pub fn history(&mut self, index: usize) -> ArrayViewMut3<'_, T> {
-        let history = &mut self.histories[index];
-        view3_mut(&mut history.data, [self.lanes, history.length, padded(self.channels)])
+    /// The history of a convolution's input: (blocks, lanes, ring, channels).
+    pub fn history(&mut self, index: usize) -> ArrayViewMut4<'_, T> {
+        let History { length, data } = &mut self.histories[index];
+        view4_mut(data, [padded(self.channels) / CHANNEL_BLOCK, self.lanes, *length, CHANNEL_BLOCK])
     }
 
     /// The state space model's state, in the layout of [`crate::ops::scan`].
@@ -354,6 +355,7 @@ impl<T> State<T> {
         let length = self.histories[history].length;
         // One lap ahead, so that nothing goes below zero before the first tokens.
         let row = ring_row(self.offsets[lane] % length as u64 + (length - age) as u64, length);
-        (lane * length + row) * padded(self.channels) + channel
+        let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+        ((block * self.lanes + lane) * length + row) * CHANNEL_BLOCK + within
     }
 }

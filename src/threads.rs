@@ -1,66 +1,90 @@
-//! The library's own threads.
+//! Who does the work of a call: the calling thread, or the library's own team with it.
 //!
-//! Every stage hands its work out in pieces that do not depend on the number of threads' bits: which thread
-//! runs a piece, and how many there are, changes no result.
+//! Stages hand their work out in pieces, and which thread runs a piece, or how many there are, changes no bit.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::error::{Result, fail};
+use crate::simd::team::{MAX_PIECES, Team};
 
 /// More threads than any machine of ours can use are a mistake of the caller.
 const MAX_THREADS: usize = 4096;
 
-/// Who does the work of one call.
-pub enum Workers {
-    /// The calling thread alone.
-    Caller,
-    /// The calling call's share of the library's pool, from inside it.
-    Pool(Arc<ThreadPool>),
+/// The workers of one call.
+pub struct Workers {
+    /// The team, led by this call alone while it runs.
+    team: Option<Mutex<MutexGuard<'static, Standing>>>,
+    threads: usize,
+    /// Whether waking parked threads for a single stage pays.
+    wakes: bool,
 }
 
 impl Workers {
-    /// The calling thread alone for work that is not worth waking others, else the library's pool.
+    /// The calling thread alone.
+    pub fn caller() -> Workers {
+        Workers { team: None, threads: 1, wakes: false }
+    }
+
+    /// The workers for a call of so many multiplications and additions: the calling thread alone where
+    /// sharing would not pay, or where the team is busy with another call. A caller that is parallel itself
+    /// keeps all cores busy that way, each call on its own thread.
     pub fn for_operations(operations: f64) -> Workers {
-        /// Below this many multiplications and additions a call takes no longer than entering the pool.
-        const INLINE: f64 = 4e6;
+        /// Some 15 µs on one core: less is done before the others have taken up their pieces.
+        const INLINE: f64 = 1e6;
+        /// Some 50 µs: less is done before a parked thread is awake.
+        const WAKE: f64 = 4e6;
         if operations < INLINE {
-            return Workers::Caller;
+            return Workers::caller();
         }
-        match pool() {
-            Some(pool) => Workers::Pool(pool),
-            None => Workers::Caller,
-        }
+        let mut standing = match TEAM.try_lock() {
+            Ok(standing) => standing,
+            Err(TryLockError::Poisoned(standing)) => standing.into_inner(),
+            Err(TryLockError::WouldBlock) => return Workers::caller(),
+        };
+        let wakes = operations >= WAKE;
+        let threads = match standing.team() {
+            Some(team) => {
+                if wakes {
+                    team.wake();
+                }
+                team.threads()
+            }
+            None => return Workers::caller(),
+        };
+        Workers { team: Some(Mutex::new(standing)), threads, wakes }
     }
 
     /// How many threads there are to share pieces among.
     pub fn count(&self) -> usize {
-        match self {
-            Workers::Caller => 1,
-            Workers::Pool(pool) => pool.current_num_threads(),
-        }
+        self.threads.min(MAX_PIECES)
     }
 
-    /// Runs `call` where its pieces are handed out cheaply.
-    pub fn enter<R: Send>(&self, call: impl FnOnce() -> R + Send) -> R {
-        match self {
-            Workers::Caller => call(),
-            Workers::Pool(pool) => pool.install(call),
+    /// Calls `work` once for every piece, of which there may be [`MAX_PIECES`]. Allocates nothing.
+    pub fn for_each<P: Send>(&self, mut pieces: impl Iterator<Item = P>, work: impl Fn(P) + Send + Sync) {
+        let Some(standing) = &self.team else {
+            return pieces.for_each(work);
+        };
+        let mut count = 0;
+        let cells: [Mutex<Option<P>>; MAX_PIECES] = std::array::from_fn(|_| {
+            let piece = pieces.next();
+            count += usize::from(piece.is_some());
+            Mutex::new(piece)
+        });
+        assert!(pieces.next().is_none(), "a stage was cut into more than {MAX_PIECES} pieces");
+        let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let team = standing.team.as_mut().expect("the team of this call");
+        if self.wakes {
+            team.wake();
         }
-    }
-
-    /// Calls `work` once for every piece. Allocates only when there are threads to share with.
-    pub fn for_each<P: Send>(&self, pieces: impl Iterator<Item = P>, work: impl Fn(P) + Send + Sync) {
-        match self {
-            Workers::Caller => pieces.for_each(work),
-            Workers::Pool(_) => pieces.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(work),
-        }
+        team.run(count, &|i| {
+            let piece = cells[i].lock().unwrap_or_else(PoisonError::into_inner).take();
+            work(piece.expect("each piece is taken once"));
+        });
     }
 }
 
-/// Sets the number of threads that calls share from now on; 0 is one per core.
+/// Sets the number of threads that calls share from now on; 0 is one per core. Waits for a call that is
+/// sharing them to end.
 ///
 /// # Errors
 /// `InvalidArgument` for more than 4096.
@@ -68,69 +92,56 @@ pub fn set_num_threads(n: usize) -> Result<()> {
     if n > MAX_THREADS {
         fail!(InvalidArgument, "n is {n}; it must be at most {MAX_THREADS}");
     }
-    let mut state = state();
-    if state.wanted != Some(n) {
-        state.wanted = Some(n);
-        state.retire_pool();
-    }
+    TEAM.lock().unwrap_or_else(PoisonError::into_inner).wanted = Some(n);
     Ok(())
 }
 
 /// The number of threads that a large call uses.
 pub fn num_threads() -> usize {
-    state().resolve()
+    TEAM.lock().unwrap_or_else(PoisonError::into_inner).resolve()
 }
 
-struct State {
+struct Standing {
     /// What `set_num_threads` was told; 0 is one per core.
     wanted: Option<usize>,
-    pool: Option<Arc<ThreadPool>>,
-    /// The process whose threads `pool` holds.
+    /// What that came to when it was last looked up.
+    resolved: Option<(Option<usize>, usize)>,
+    team: Option<Team>,
+    /// The process whose threads the team has.
     process: u32,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { wanted: None, pool: None, process: 0 });
+static TEAM: Mutex<Standing> = Mutex::new(Standing { wanted: None, resolved: None, team: None, process: 0 });
 
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl State {
-    fn resolve(&self) -> usize {
-        match self.wanted.or_else(crate::environment::num_threads) {
+impl Standing {
+    fn resolve(&mut self) -> usize {
+        if let Some((wanted, threads)) = self.resolved
+            && wanted == self.wanted
+        {
+            return threads;
+        }
+        let threads = match self.wanted.or_else(crate::environment::num_threads) {
             Some(n) if n > 0 => n,
             _ => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        }
+        };
+        self.resolved = Some((self.wanted, threads));
+        threads
     }
 
-    fn retire_pool(&mut self) {
-        let pool = self.pool.take();
-        if self.process != std::process::id() {
-            // A fork's child: the threads are the parent's, and there is nobody to wind them down.
-            std::mem::forget(pool);
+    /// The team of the wanted number of threads, made at first use; `None` where that is one.
+    fn team(&mut self) -> Option<&Team> {
+        let threads = self.resolve();
+        let process = std::process::id();
+        if self.process != process {
+            // A fork's child: the threads are the parent's, and there is nobody to end.
+            std::mem::forget(self.team.take());
+            self.process = process;
         }
+        if threads == 1 {
+            self.team = None;
+        } else if self.team.as_ref().is_none_or(|team| team.wanted() != threads) {
+            self.team = Some(Team::new(threads));
+        }
+        self.team.as_ref().filter(|team| team.threads() > 1)
     }
-}
-
-/// The pool, made at first use; `None` where one thread is wanted or none can be started.
-fn pool() -> Option<Arc<ThreadPool>> {
-    let mut state = state();
-    let threads = state.resolve();
-    if threads == 1 {
-        return None;
-    }
-    if state.process != std::process::id() {
-        state.retire_pool();
-        state.process = std::process::id();
-    }
-    if state.pool.is_none() {
-        let built = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("lite-mamba-{i}"))
-            // Threads inherit their maker's floating-point environment; theirs must be the default one.
-            .start_handler(|_| std::mem::forget(crate::simd::system::DefaultFpEnv::enter()))
-            .build();
-        state.pool = built.ok().map(Arc::new);
-    }
-    state.pool.clone()
 }

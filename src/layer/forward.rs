@@ -7,7 +7,8 @@ use super::{Layer, Variant};
 use crate::cache::State;
 use crate::error::{Result, fail};
 use crate::ops::conv::Segment;
-use crate::ops::{padded, view2, view2_mut, view3_mut};
+use crate::ops::linear::{Input, Output};
+use crate::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
 use crate::threads::Workers;
 
 /// Where a call reads its tokens and writes its outputs, both (batch, seqlen, d_model), row-major.
@@ -66,36 +67,30 @@ impl Layer {
         cached: Option<&mut State<f32>>,
     ) {
         let rows = batch * seqlen;
-        let workers = match seqlen {
-            // A step must not allocate, and most are too small to share.
-            1 => Workers::Caller,
-            _ => Workers::for_operations(rows as f64 * self.operations_per_token()),
-        };
+        let workers = Workers::for_operations(rows as f64 * self.operations_per_token());
         let mut own = workspace.state.take();
         let is_cached = cached.is_some();
         let state = cached.or(own.as_mut()).expect("a call without a cache takes a workspace with a state");
-        workers.enter(|| {
-            let mut start = 0;
-            while start < rows {
-                let block = start..rows.min(start + workspace.rows);
-                workspace.segments.clear();
-                for sequence in block.start / seqlen..=(block.end - 1) / seqlen {
-                    let from = block.start.max(sequence * seqlen);
-                    let to = block.end.min((sequence + 1) * seqlen);
-                    let lane = if is_cached { sequence } else { sequence % state.lanes() };
-                    if !is_cached && from == sequence * seqlen {
-                        state.reset_lane(lane);
-                    }
-                    let rows = from - block.start..to - block.start;
-                    workspace.segments.push(Segment { lane, rows, offset: state.offset(lane) });
+        let mut start = 0;
+        while start < rows {
+            let block = start..rows.min(start + workspace.rows);
+            workspace.segments.clear();
+            for sequence in block.start / seqlen..=(block.end - 1) / seqlen {
+                let from = block.start.max(sequence * seqlen);
+                let to = block.end.min((sequence + 1) * seqlen);
+                let lane = if is_cached { sequence } else { sequence % state.lanes() };
+                if !is_cached && from == sequence * seqlen {
+                    state.reset_lane(lane);
                 }
-                self.block(&workers, tokens, block.clone(), workspace, state);
-                for segment in &workspace.segments {
-                    state.advance(segment.lane, segment.rows.len());
-                }
-                start = block.end;
+                let rows = from - block.start..to - block.start;
+                workspace.segments.push(Segment { lane, rows, offset: state.offset(lane) });
             }
-        });
+            self.block(&workers, tokens, block.clone(), workspace, state);
+            for segment in &workspace.segments {
+                state.advance(segment.lane, segment.rows.len());
+            }
+            start = block.end;
+        }
         workspace.state = own;
     }
 
@@ -109,26 +104,27 @@ impl Layer {
         state: &mut State<f32>,
     ) {
         let p = &self.parameters;
-        let (rows, d_inner, branches) = (block.len(), padded(self.dims.d_inner), self.dims.branches);
+        let (rows, branches) = (block.len(), self.dims.branches);
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
+        let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
         let Workspace { x, z, u, branches: apart, projected, delta, y, segments, .. } = workspace;
-        let inner = [rows, d_inner];
+        let inner = [blocks, rows, CHANNEL_BLOCK];
 
         // [x, z] = in_proj(h)
-        let h = tokens.input(block.clone(), self.dims.d_model);
-        p.in_proj_x.apply(workers, h, view2_mut(x, inner));
-        p.in_proj_z.apply(workers, h, view2_mut(z, inner));
+        let h = Input::Rows(tokens.input(block.clone(), self.dims.d_model));
+        p.in_proj_x.apply(workers, h, Output::Blocks(view3_mut(x, inner)));
+        p.in_proj_z.apply(workers, h, Output::Blocks(view3_mut(z, inner)));
 
         // u = the front end of x
-        let sum = [rows, 1, d_inner];
+        let sum = [1, blocks, rows, CHANNEL_BLOCK];
         match self.config.variant {
             Variant::Ptcn | Variant::Baseline => {
-                let (x, u) = (view2(x, inner), view3_mut(u, sum));
+                let (x, u) = (view3(x, inner), view4_mut(u, sum));
                 p.conv.apply(workers, 0..branches, &p.gates, segments, x, state.history(0), u);
             }
             Variant::Stcn => {
                 for i in 0..branches {
-                    let (v, next) = (view2(x, inner), view3_mut(u, sum));
+                    let (v, next) = (view3(x, inner), view4_mut(u, sum));
                     p.conv.apply(workers, i..i + 1, &p.gates[i..=i], segments, v, state.history(i), next);
                     // The output is the next branch's input; the last one ends in `u`.
                     if i + 1 < branches {
@@ -137,38 +133,32 @@ impl Layer {
                 }
             }
             Variant::Dpwc => {
-                let wide = [rows, branches, d_inner];
-                let x = view2(x, inner);
-                p.conv.apply(
-                    workers,
-                    0..branches,
-                    &p.gates,
-                    segments,
-                    x,
-                    state.history(0),
-                    view3_mut(apart, wide),
-                );
+                let wide = [branches, blocks, rows, CHANNEL_BLOCK];
+                let (x, v) = (view3(x, inner), view4_mut(apart, wide));
+                p.conv.apply(workers, 0..branches, &p.gates, segments, x, state.history(0), v);
+                let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
                 let pointwise = p.pointwise.as_ref().expect("a DPWC layer has pointwise products");
-                pointwise.apply(workers, view2(apart, [rows, branches * d_inner]), view2_mut(u, inner));
+                pointwise.apply(workers, v, Output::Blocks(view3_mut(u, inner)));
             }
         }
-        let u = view2(u, inner);
+        let u = view3(u, inner);
 
         // [r, B, C] = x_proj(u)
         let wide = [rows, dt_rank + 2 * d_state];
-        p.x_proj.apply(workers, u, view2_mut(projected, wide));
+        p.x_proj.apply(workers, Input::Blocks(u), Output::Rows(view2_mut(projected, wide)));
         let projected = view2(projected, wide);
         let r = projected.slice(s![.., ..dt_rank]);
         let b = projected.slice(s![.., dt_rank..dt_rank + d_state]);
         let c = projected.slice(s![.., dt_rank + d_state..]);
 
         // δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
-        p.dt_proj.apply(workers, r, view2_mut(delta, inner));
-        let (delta, z, lanes) = (view2(delta, inner), view2(z, inner), state.lanes());
-        p.scan.apply(workers, segments, u, delta, z, b, c, state.ssm(), lanes, view2_mut(y, inner));
+        p.dt_proj.apply(workers, Input::Rows(r), Output::Blocks(view3_mut(delta, inner)));
+        let (delta, z, lanes) = (view3(delta, inner), view3(z, inner), state.lanes());
+        p.scan.apply(workers, segments, u, delta, z, b, c, state.ssm(), lanes, view3_mut(y, inner));
 
         // out = out_proj(y)
-        p.out_proj.apply(workers, view2(y, inner), tokens.output(block, self.dims.d_model));
+        let out = tokens.output(block, self.dims.d_model);
+        p.out_proj.apply(workers, Input::Blocks(view3(y, inner)), Output::Rows(out));
     }
 
     /// Multiplications and additions that a token costs, exponentials counted as ten.

@@ -134,7 +134,7 @@ impl<T: Real> Parameters<T> {
                 out[half..].copy_from_slice(self.in_proj_z.bias());
             }
             Field::ConvWeight(i) => self.conv.get_weight(i, out),
-            Field::ConvBias(i) => out.copy_from_slice(self.conv.bias(i)),
+            Field::ConvBias(i) => self.conv.get_bias(i, out),
             Field::PointwiseWeight(i) => {
                 self.pointwise.as_ref().expect("listed for DPWC only").get_weight(i, out);
             }
@@ -172,7 +172,7 @@ impl<T: Real> Parameters<T> {
                 self.in_proj_z.bias_mut().copy_from_slice(&values[half..]);
             }
             Field::ConvWeight(i) => self.conv.set_weight(i, values),
-            Field::ConvBias(i) => self.conv.bias_mut(i).copy_from_slice(values),
+            Field::ConvBias(i) => self.conv.set_bias(i, values),
             Field::PointwiseWeight(i) => {
                 self.pointwise.as_mut().expect("listed for DPWC only").set_weight(i, values);
             }

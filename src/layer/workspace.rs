@@ -18,19 +18,19 @@ const BLOCK_ROWS: usize = 192;
 pub struct Workspace<T> {
     /// Rows of every buffer.
     pub rows: usize,
-    /// (rows, padded d_inner)
+    /// (blocks, rows, channels)
     pub x: Buffer<T>,
-    /// (rows, padded d_inner)
+    /// (blocks, rows, channels)
     pub z: Buffer<T>,
-    /// (rows, padded d_inner)
+    /// (blocks, rows, channels)
     pub u: Buffer<T>,
-    /// DPWC: (rows, branches, padded d_inner), else empty.
+    /// DPWC: (branches, blocks, rows, channels), else empty.
     pub branches: Buffer<T>,
     /// (rows, dt_rank + 2 d_state): r, B and C side by side.
     pub projected: Buffer<T>,
-    /// (rows, padded d_inner)
+    /// (blocks, rows, channels)
     pub delta: Buffer<T>,
-    /// (rows, padded d_inner)
+    /// (blocks, rows, channels)
     pub y: Buffer<T>,
     /// The pieces of sequences that make up the block.
     pub segments: Vec<Segment>,

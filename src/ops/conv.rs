@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis, s};
 
 use super::{CHANNEL_BLOCK, padded, share, view2, view3};
 use crate::error::Result;
@@ -11,14 +11,16 @@ use crate::simd::conv::Branches;
 use crate::simd::{Isa, Real};
 use crate::threads::Workers;
 
-/// The depthwise convolutions of all branches, taps first and channels padded.
+/// The depthwise convolutions of all branches, in blocks of channels.
 #[derive(Debug)]
 pub struct DepthwiseConv<T> {
     isa: Isa,
     channels: usize,
     taps: usize,
     dilations: Vec<usize>,
+    /// `[block][branch][tap][channel]`
     weight: Buffer<T>,
+    /// `[block][branch][channel]`
     bias: Buffer<T>,
 }
 
@@ -56,48 +58,55 @@ impl<T: Real> DepthwiseConv<T> {
         self.dilations.len()
     }
 
-    fn start(&self, branch: usize, tap: usize) -> usize {
-        (branch * self.taps + tap) * padded(self.channels)
+    fn weight_at(&self, branch: usize, tap: usize, channel: usize) -> usize {
+        let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+        ((block * self.branches() + branch) * self.taps + tap) * CHANNEL_BLOCK + within
+    }
+
+    fn bias_at(&self, branch: usize, channel: usize) -> usize {
+        (channel / CHANNEL_BLOCK * self.branches() + branch) * CHANNEL_BLOCK + channel % CHANNEL_BLOCK
     }
 
     /// Writes the weights of a branch from (channels, taps).
     pub fn set_weight(&mut self, branch: usize, values: &[T]) {
         assert_eq!(values.len(), self.channels * self.taps);
-        for tap in 0..self.taps {
-            let start = self.start(branch, tap);
-            for (channel, row) in values.chunks_exact(self.taps).enumerate() {
-                self.weight[start + channel] = row[tap];
-            }
+        for (i, &value) in values.iter().enumerate() {
+            let at = self.weight_at(branch, i % self.taps, i / self.taps);
+            self.weight[at] = value;
         }
     }
 
     /// Reads the weights of a branch into (channels, taps).
     pub fn get_weight(&self, branch: usize, values: &mut [T]) {
         assert_eq!(values.len(), self.channels * self.taps);
-        for tap in 0..self.taps {
-            let start = self.start(branch, tap);
-            for (channel, row) in values.chunks_exact_mut(self.taps).enumerate() {
-                row[tap] = self.weight[start + channel];
-            }
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = self.weight[self.weight_at(branch, i % self.taps, i / self.taps)];
         }
     }
 
-    /// The bias of a branch, a value for each channel.
-    pub fn bias(&self, branch: usize) -> &[T] {
-        &self.bias[branch * padded(self.channels)..][..self.channels]
+    /// Writes the bias of a branch, a value for each channel.
+    pub fn set_bias(&mut self, branch: usize, values: &[T]) {
+        assert_eq!(values.len(), self.channels);
+        for (channel, &value) in values.iter().enumerate() {
+            let at = self.bias_at(branch, channel);
+            self.bias[at] = value;
+        }
     }
 
-    /// The bias of a branch, to be written.
-    pub fn bias_mut(&mut self, branch: usize) -> &mut [T] {
-        &mut self.bias[branch * padded(self.channels)..][..self.channels]
+    /// Reads the bias of a branch.
+    pub fn get_bias(&self, branch: usize, values: &mut [T]) {
+        assert_eq!(values.len(), self.channels);
+        for (channel, value) in values.iter_mut().enumerate() {
+            *value = self.bias[self.bias_at(branch, channel)];
+        }
     }
 
     /// `gate_i · silu(conv_i(x))` for `branches`, each segment continuing from the history of its lane, which
     /// it leaves with its own last rows.
     ///
-    /// `x` is (rows, padded channels); `history` (lanes, ring, padded channels), where the input of token `i`
-    /// of a lane lies at `i` modulo the ring's length; `out` (rows, 1, padded channels) for the sum of the
-    /// branches or (rows, branches, padded channels) to keep them apart.
+    /// `x` is (blocks, rows, channels); `history` (blocks, lanes, ring, channels), where the input of token `i`
+    /// of a lane lies at `i` modulo the ring's length; `out` (1, blocks, rows, channels) for the sum of the
+    /// branches or (branches, blocks, rows, channels) to keep them apart.
     #[allow(clippy::too_many_arguments)] // one stage, and these are what it works on
     pub fn apply(
         &self,
@@ -105,40 +114,48 @@ impl<T: Real> DepthwiseConv<T> {
         branches: Range<usize>,
         gates: &[T],
         segments: &[Segment],
-        x: ArrayView2<T>,
-        mut history: ArrayViewMut3<T>,
-        mut out: ArrayViewMut3<T>,
+        x: ArrayView3<T>,
+        mut history: ArrayViewMut4<T>,
+        mut out: ArrayViewMut4<T>,
     ) {
-        let columns = padded(self.channels);
-        let weight = view3(&self.weight, [self.branches(), self.taps, columns]);
-        let weight = weight.slice_axis(Axis(0), branches.clone().into());
-        let bias = view2(&self.bias, [self.branches(), columns]);
-        let bias = bias.slice_axis(Axis(0), branches.clone().into());
-        let dilations = &self.dilations[branches];
+        let dilations = &self.dilations[branches.clone()];
+        let bias_shape = [self.branches(), CHANNEL_BLOCK];
+        let weight_shape = [self.branches(), self.taps, CHANNEL_BLOCK];
+        let (bias_len, weight_len) = (bias_shape.iter().product(), weight_shape.iter().product());
 
-        let share = share(columns, CHANNEL_BLOCK, workers.count());
+        let share = share(x.dim().0, 1, workers.count());
         let pieces = x
-            .axis_chunks_iter(Axis(1), share)
-            .zip(weight.axis_chunks_iter(Axis(2), share))
-            .zip(bias.axis_chunks_iter(Axis(1), share))
-            .zip(history.axis_chunks_iter_mut(Axis(2), share))
-            .zip(out.axis_chunks_iter_mut(Axis(2), share));
+            .axis_chunks_iter(Axis(0), share)
+            .zip(self.weight.chunks(share * weight_len))
+            .zip(self.bias.chunks(share * bias_len))
+            .zip(history.axis_chunks_iter_mut(Axis(0), share))
+            .zip(out.axis_chunks_iter_mut(Axis(1), share));
         workers.for_each(pieces, |((((x, weight), bias), mut history), mut out)| {
-            for segment in segments {
-                let rows = s![segment.rows.clone(), ..];
-                let mut ring = history.index_axis_mut(Axis(0), segment.lane);
-                let length = ring.nrows();
-                self.isa.dispatch(Branches {
-                    current: x.slice(rows),
-                    past: ring.view(),
-                    newest: ring_row(segment.offset + length as u64 - 1, length),
-                    weight,
-                    bias,
-                    gates,
-                    dilations,
-                    out: out.slice_axis_mut(Axis(0), segment.rows.clone().into()),
-                });
-                remember(&mut ring, segment.offset, x.slice(rows));
+            let blocks = x
+                .outer_iter()
+                .zip(weight.chunks_exact(weight_len))
+                .zip(bias.chunks_exact(bias_len))
+                .zip(history.outer_iter_mut())
+                .zip(out.axis_iter_mut(Axis(1)));
+            for ((((x, weight), bias), mut history), mut out) in blocks {
+                let weight = view3(weight, weight_shape).slice_move(s![branches.clone(), .., ..]);
+                let bias = view2(bias, bias_shape).slice_move(s![branches.clone(), ..]);
+                for segment in segments {
+                    let mut ring = history.index_axis_mut(Axis(0), segment.lane);
+                    let length = ring.nrows();
+                    let current = x.slice(s![segment.rows.clone(), ..]);
+                    self.isa.dispatch(Branches {
+                        current,
+                        past: ring.view(),
+                        newest: ring_row(segment.offset + length as u64 - 1, length),
+                        weight,
+                        bias,
+                        gates,
+                        dilations,
+                        out: out.slice_mut(s![.., segment.rows.clone(), ..]),
+                    });
+                    remember(&mut ring, segment.offset, current);
+                }
             }
         });
     }

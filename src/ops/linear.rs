@@ -1,10 +1,11 @@
 //! Products with weights that never change between calls.
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis};
+use ndarray::Axis;
 
-use super::padded;
+use super::{CHANNEL_BLOCK, padded, share};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
+pub use crate::simd::linear::{Input, Output};
 use crate::simd::linear::{Product, panel_width};
 use crate::simd::{Isa, Real};
 use crate::threads::Workers;
@@ -19,7 +20,7 @@ pub struct Groups {
     pub count: usize,
     /// Columns of each.
     pub len: usize,
-    /// Columns from the start of one to the start of the next.
+    /// Columns from the start of one to the start of the next, whole blocks.
     pub stride: usize,
 }
 
@@ -100,32 +101,50 @@ impl<T: Real> Linear<T> {
         &mut self.bias[..self.outputs]
     }
 
-    /// `out = x · weightᵀ + bias` for (rows, inputs) and (rows, outputs). Columns of `out` past the outputs
-    /// are zeroed up to the end of the last panel; `x` may have more columns than are read.
-    pub fn apply(&self, workers: &Workers, x: ArrayView2<T>, mut out: ArrayViewMut2<T>) {
-        let k = self.inputs.count * self.inputs.len;
-        let panels = out.ncols().div_ceil(self.width);
-        let count = workers.count();
-        let call = |x: ArrayView2<T>, out: ArrayViewMut2<T>, first_panel: usize| {
-            self.isa.dispatch(Product {
-                x,
-                groups: self.inputs.count,
-                group_len: self.inputs.len,
-                group_stride: self.inputs.stride,
-                panels: &self.panels[first_panel * k * self.width..],
-                bias: &self.bias[first_panel * self.width..],
-                out,
-            })
-        };
-        if panels >= count {
-            // Columns: each thread reads its own weights.
-            let share = super::share(out.ncols(), self.width, count);
-            let pieces = out.axis_chunks_iter_mut(Axis(1), share).enumerate();
-            workers.for_each(pieces, |(i, out)| call(x, out, i * share / self.width));
+    /// `out = x · weightᵀ + bias`. Columns of `out` past the outputs are zeroed; `x` may have more columns
+    /// than are read.
+    pub fn apply(&self, workers: &Workers, x: Input<T>, out: Output<T>) {
+        let columns = out.columns();
+        if columns.div_ceil(self.width) >= workers.count() {
+            // Columns: each thread reads weights of its own.
+            let share = share(columns, self.width.max(CHANNEL_BLOCK), workers.count());
+            match out {
+                Output::Rows(mut out) => {
+                    let pieces = out.axis_chunks_iter_mut(Axis(1), share).enumerate();
+                    workers.for_each(pieces, |(i, out)| self.part(x.part(0..x.rows()), Output::Rows(out), i * share));
+                }
+                Output::Blocks(mut out) => {
+                    let pieces = out.axis_chunks_iter_mut(Axis(0), share / CHANNEL_BLOCK).enumerate();
+                    workers.for_each(pieces, |(i, out)| self.part(x.part(0..x.rows()), Output::Blocks(out), i * share));
+                }
+            }
         } else {
-            let share = super::share(x.nrows(), ROW_SHARE, count);
-            let pieces = x.axis_chunks_iter(Axis(0), share).zip(out.axis_chunks_iter_mut(Axis(0), share));
-            workers.for_each(pieces, |(x, out)| call(x, out, 0));
+            let share = share(x.rows(), ROW_SHARE, workers.count());
+            let rows = (0..x.rows()).step_by(share).map(|row| row..x.rows().min(row + share));
+            match out {
+                Output::Rows(mut out) => {
+                    let pieces = rows.zip(out.axis_chunks_iter_mut(Axis(0), share));
+                    workers.for_each(pieces, |(rows, out)| self.part(x.part(rows), Output::Rows(out), 0));
+                }
+                Output::Blocks(mut out) => {
+                    let pieces = rows.zip(out.axis_chunks_iter_mut(Axis(1), share));
+                    workers.for_each(pieces, |(rows, out)| self.part(x.part(rows), Output::Blocks(out), 0));
+                }
+            }
         }
+    }
+
+    /// The columns from `column`, the first of a panel.
+    fn part<'a>(&'a self, x: Input<'a, T>, out: Output<'a, T>, column: usize) {
+        let k = self.inputs.count * self.inputs.len;
+        self.isa.dispatch(Product {
+            x,
+            groups: self.inputs.count,
+            group_len: self.inputs.len,
+            group_stride: self.inputs.stride,
+            panels: &self.panels[column * k..],
+            bias: &self.bias[column..],
+            out,
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! The selective state space model.
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 
 use super::conv::Segment;
 use super::{CHANNEL_BLOCK, padded, share};
@@ -85,51 +85,47 @@ impl<T: Real> SelectiveScan<T> {
 
     /// `y = (scan of u) · silu(z)`, each segment continuing from its lane of `state` and leaving its last one.
     ///
-    /// `u`, `delta` (before bias and softplus), `z` and `y` are (rows, padded channels); `b` and `c` (rows,
+    /// `u`, `delta` (before bias and softplus), `z` and `y` are (blocks, rows, channels); `b` and `c` (rows,
     /// states); `state` is in the layout of [`state_len`], of `lanes` lanes.
     #[allow(clippy::too_many_arguments)] // one stage, and these are what it works on
     pub fn apply(
         &self,
         workers: &Workers,
         segments: &[Segment],
-        u: ArrayView2<T>,
-        delta: ArrayView2<T>,
-        z: ArrayView2<T>,
+        u: ArrayView3<T>,
+        delta: ArrayView3<T>,
+        z: ArrayView3<T>,
         b: ArrayView2<T>,
         c: ArrayView2<T>,
         state: &mut [T],
         lanes: usize,
-        mut y: ArrayViewMut2<T>,
+        mut y: ArrayViewMut3<T>,
     ) {
-        let share = share(padded(self.channels), CHANNEL_BLOCK, workers.count());
-        let pieces = u
-            .axis_chunks_iter(Axis(1), share)
-            .zip(delta.axis_chunks_iter(Axis(1), share))
-            .zip(z.axis_chunks_iter(Axis(1), share))
-            .zip(self.a.chunks(share * self.states))
-            .zip(self.skip.chunks(share))
-            .zip(self.delta_bias.chunks(share))
-            .zip(state.chunks_mut(share * self.states * lanes))
-            .zip(y.axis_chunks_iter_mut(Axis(1), share));
-        workers.for_each(pieces, |(((((((u, delta), z), a), skip), delta_bias), state), mut y)| {
-            // Blocks of channels outermost: each lies apart in the state, lane by lane.
-            let block_len = CHANNEL_BLOCK * self.states;
-            for (i, state) in state.chunks_exact_mut(block_len * lanes).enumerate() {
-                let channels = i * CHANNEL_BLOCK..(i + 1) * CHANNEL_BLOCK;
+        let block_len = CHANNEL_BLOCK * self.states;
+        let share = share(u.dim().0, 1, workers.count());
+        let pieces = y
+            .axis_chunks_iter_mut(Axis(0), share)
+            .zip(state.chunks_mut(share * block_len * lanes))
+            .enumerate();
+        workers.for_each(pieces, |(piece, (mut y, state))| {
+            let blocks = y.outer_iter_mut().zip(state.chunks_exact_mut(block_len * lanes));
+            for (i, (mut y, state)) in blocks.enumerate() {
+                let block = piece * share + i;
+                let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
                 for segment in segments {
-                    let part = s![segment.rows.clone(), channels.clone()];
                     let rows = s![segment.rows.clone(), ..];
+                    let part = s![block, segment.rows.clone(), ..];
                     self.isa.dispatch(Scan {
                         u: u.slice(part),
                         delta: delta.slice(part),
                         z: z.slice(part),
                         b: b.slice(rows),
                         c: c.slice(rows),
-                        a: &a[i * block_len..][..block_len],
-                        delta_bias: &delta_bias[channels.clone()],
-                        skip: &skip[channels.clone()],
+                        a: &self.a[block * block_len..][..block_len],
+                        delta_bias: &self.delta_bias[channels.clone()],
+                        skip: &self.skip[channels.clone()],
                         state: &mut state[segment.lane * block_len..][..block_len],
-                        y: y.slice_mut(part),
+                        y: y.slice_mut(rows),
                     });
                 }
             }

@@ -4,14 +4,17 @@
 //! element is `bias + Σ_k x_k w_k`, summed in the one order k = 0, 1, 2, … into one accumulator, whatever
 //! the number of rows, the tile or the block of k: that is why a step has the bits of a forward.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, s};
 
 use super::{Isa, Kernel, Real, Simd};
+use crate::ops::CHANNEL_BLOCK;
 
 /// Vectors side by side in a panel.
 const PANEL_VECTORS: usize = 2;
 /// Steps of k after which the kernel moves on to the next panel, so that a block of one stays in L1.
-const K_BLOCK: usize = 256;
+const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
 /// Elements of the largest tile of any instruction set.
 const MAX_TILE: usize = 12 * 32;
 
@@ -20,22 +23,123 @@ pub fn panel_width<T: Real>(isa: Isa) -> usize {
     PANEL_VECTORS * T::lanes(isa)
 }
 
+/// What is multiplied: a matrix of tokens in one of the two layouts.
+#[derive(Clone, Copy)]
+pub enum Input<'a, T> {
+    /// (rows, columns)
+    Rows(ArrayView2<'a, T>),
+    /// (blocks of channels, rows, channels of a block)
+    Blocks(ArrayView3<'a, T>),
+}
+
+/// Where the product goes: a matrix of tokens in one of the two layouts.
+pub enum Output<'a, T> {
+    /// (rows, columns)
+    Rows(ArrayViewMut2<'a, T>),
+    /// (blocks of channels, rows, channels of a block)
+    Blocks(ArrayViewMut3<'a, T>),
+}
+
+/// Either layout: element (row, column) lies at `row · row_stride + column / 16 · block_stride + column % 16`.
+#[derive(Clone, Copy)]
+struct Layout {
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    block_stride: usize,
+}
+
+impl Layout {
+    fn of_rows((rows, columns): (usize, usize), strides: &[isize]) -> Self {
+        assert!(columns < 2 || strides[1] == 1);
+        assert!(rows < 2 || strides[0] >= 0);
+        Layout { rows, columns, row_stride: strides[0] as usize, block_stride: CHANNEL_BLOCK }
+    }
+
+    fn of_blocks((blocks, rows, channels): (usize, usize, usize), strides: &[isize]) -> Self {
+        assert_eq!((channels, strides[2]), (CHANNEL_BLOCK, 1));
+        assert!(strides[0] >= 0 && strides[1] >= 0);
+        Layout {
+            rows,
+            columns: blocks * CHANNEL_BLOCK,
+            row_stride: strides[1] as usize,
+            block_stride: strides[0] as usize,
+        }
+    }
+
+    /// Where column `column` begins.
+    #[inline(always)]
+    fn column(&self, column: usize) -> usize {
+        column / CHANNEL_BLOCK * self.block_stride + column % CHANNEL_BLOCK
+    }
+}
+
+impl<T: Copy> Input<'_, T> {
+    fn layout(&self) -> Layout {
+        match self {
+            Input::Rows(x) => Layout::of_rows(x.dim(), x.strides()),
+            Input::Blocks(x) => Layout::of_blocks(x.dim(), x.strides()),
+        }
+    }
+
+    fn as_ptr(&self) -> *const T {
+        match self {
+            Input::Rows(x) => x.as_ptr(),
+            Input::Blocks(x) => x.as_ptr(),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.layout().rows
+    }
+
+    /// Some of the rows.
+    pub fn part(&self, rows: Range<usize>) -> Input<'_, T> {
+        match self {
+            Input::Rows(x) => Input::Rows(x.slice(s![rows, ..])),
+            Input::Blocks(x) => Input::Blocks(x.slice(s![.., rows, ..])),
+        }
+    }
+}
+
+impl<T> Output<'_, T> {
+    fn layout(&self) -> Layout {
+        match self {
+            Output::Rows(out) => Layout::of_rows(out.dim(), out.strides()),
+            Output::Blocks(out) => Layout::of_blocks(out.dim(), out.strides()),
+        }
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut T {
+        match self {
+            Output::Rows(out) => out.as_mut_ptr(),
+            Output::Blocks(out) => out.as_mut_ptr(),
+        }
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.layout().columns
+    }
+}
+
 /// `out = bias + x · weights`, for the columns of whole panels.
 pub struct Product<'a, T> {
     /// Rows of input; `groups` groups of `group_len` columns, `group_stride` apart, are multiplied.
-    pub x: ArrayView2<'a, T>,
+    pub x: Input<'a, T>,
     /// Number of groups of input columns.
     pub groups: usize,
     /// Columns of a group.
     pub group_len: usize,
-    /// Distance between the starts of two groups.
+    /// Columns between the starts of two groups, whole blocks.
     pub group_stride: usize,
     /// Panels of `groups · group_len` steps of k, starting with the panel of `out`'s first column.
     pub panels: &'a [T],
     /// A value for each column of the panels.
     pub bias: &'a [T],
     /// Rows of output; the last panel may be wider than what is left.
-    pub out: ArrayViewMut2<'a, T>,
+    pub out: Output<'a, T>,
 }
 
 impl<T: Real> Kernel<T> for Product<'_, T> {
@@ -44,17 +148,14 @@ impl<T: Real> Kernel<T> for Product<'_, T> {
     #[inline(always)]
     fn run<S: Simd<T>>(mut self, s: S) {
         let width = PANEL_VECTORS * S::LANES;
-        let (rows, columns) = self.out.dim();
+        let (x, out) = (self.x.layout(), self.out.layout());
         let k = self.groups * self.group_len;
-        let panels = columns.div_ceil(width);
-        assert_eq!(self.x.nrows(), rows);
-        assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= self.x.ncols());
+        let panels = out.columns.div_ceil(width);
+        assert_eq!(x.rows, out.rows);
+        assert!(self.groups < 2 || self.group_stride % CHANNEL_BLOCK == 0);
+        assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= x.columns);
         assert!(self.panels.len() >= panels * k * width && self.bias.len() >= panels * width);
-        assert!(rows < 2 || (self.x.strides()[0] >= 0 && self.out.strides()[0] >= 0));
-        assert!(self.x.ncols() < 2 || self.x.strides()[1] == 1);
-        assert!(columns < 2 || self.out.strides()[1] == 1);
-        let (x_stride, out_stride) = (self.x.strides()[0] as usize, self.out.strides()[0] as usize);
-        let (x, out) = (self.x.as_ptr(), self.out.as_mut_ptr());
+        let (from, to) = (self.x.as_ptr(), self.out.as_mut_ptr());
 
         let mut done = 0;
         for group in 0..self.groups {
@@ -63,16 +164,16 @@ impl<T: Real> Kernel<T> for Product<'_, T> {
                 // SAFETY: the assertions above keep every row, column and panel inside its array.
                 unsafe {
                     let block = Block {
-                        x: x.add(group * self.group_stride + start),
-                        x_stride,
+                        x: from.add(x.column(group * self.group_stride + start)),
+                        x_layout: x,
                         k: len,
                         panels: self.panels.as_ptr().add(done * width),
                         panel_stride: k * width,
                         bias: if done == 0 { Some(self.bias.as_ptr()) } else { None },
-                        out,
-                        out_stride,
+                        out: to,
+                        out_layout: out,
                     };
-                    block.run(s, rows, columns);
+                    block.run(s);
                 }
                 done += len;
             }
@@ -85,21 +186,22 @@ impl<T: Real> Kernel<T> for Product<'_, T> {
 #[derive(Clone, Copy)]
 struct Block<T> {
     x: *const T,
-    x_stride: usize,
+    x_layout: Layout,
     k: usize,
     panels: *const T,
     panel_stride: usize,
     bias: Option<*const T>,
     out: *mut T,
-    out_stride: usize,
+    out_layout: Layout,
 }
 
 impl<T: Real> Block<T> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T>>(self, s: S, rows: usize, columns: usize) {
+    unsafe fn run<S: Simd<T>>(self, s: S) {
         let width = PANEL_VECTORS * S::LANES;
+        let Layout { rows, columns, .. } = self.out_layout;
         let (whole, rest) = (columns / width, columns % width);
-        // SAFETY: as for the product; each call stays inside `rows` and `columns`.
+        // SAFETY: as for the product; each call stays inside the rows and columns of the layouts.
         unsafe {
             let mut panel = 0;
             // Few rows leave registers free: several panels at once hide the latency of the sums.
@@ -126,7 +228,7 @@ impl<T: Real> Block<T> {
             Block {
                 panels: self.panels.add(panel * self.panel_stride),
                 bias: self.bias.map(|bias| bias.add(panel * width)),
-                out: self.out.add(panel * width),
+                out: self.out.add(self.out_layout.column(panel * width)),
                 ..self
             }
         }
@@ -136,7 +238,11 @@ impl<T: Real> Block<T> {
     unsafe fn at_row(self, row: usize) -> Self {
         // SAFETY: the caller's row exists.
         unsafe {
-            Block { x: self.x.add(row * self.x_stride), out: self.out.add(row * self.out_stride), ..self }
+            Block {
+                x: self.x.add(row * self.x_layout.row_stride),
+                out: self.out.add(row * self.out_layout.row_stride),
+                ..self
+            }
         }
     }
 
@@ -180,16 +286,25 @@ impl<T: Real> Block<T> {
             while row < rows {
                 let count = tile_rows.min(rows - row);
                 let here = self.at_row(row);
+                let at = |r: usize, c: usize| r * self.out_layout.row_stride + self.out_layout.column(c);
                 if self.bias.is_none() {
                     for r in 0..count {
-                        let from = here.out.add(r * self.out_stride);
-                        std::ptr::copy_nonoverlapping(from, tile.as_mut_ptr().add(r * width), columns);
+                        for c in 0..columns {
+                            tile[r * width + c] = *here.out.add(at(r, c));
+                        }
                     }
                 }
-                Block { out: tile.as_mut_ptr(), out_stride: width, ..here }.rows::<S, 1>(s, count);
+                let whole = Layout {
+                    rows: count,
+                    columns: width,
+                    row_stride: width,
+                    block_stride: CHANNEL_BLOCK,
+                };
+                Block { out: tile.as_mut_ptr(), out_layout: whole, ..here }.rows::<S, 1>(s, count);
                 for r in 0..count {
-                    let to = here.out.add(r * self.out_stride);
-                    std::ptr::copy_nonoverlapping(tile.as_ptr().add(r * width), to, columns);
+                    for c in 0..columns {
+                        *here.out.add(at(r, c)) = tile[r * width + c];
+                    }
                 }
                 row += count;
             }
@@ -204,38 +319,48 @@ impl<T: Real> Block<T> {
         // SAFETY: as for the block: `R` rows and `P` panels exist.
         unsafe {
             for r in 0..R {
-                let start = match self.bias {
-                    Some(bias) => bias,
-                    None => self.out.add(r * self.out_stride).cast_const(),
-                };
                 for p in 0..P {
                     for v in 0..PANEL_VECTORS {
-                        sums[r][p][v] = s.load(start.add(p * width + v * S::LANES));
+                        let column = p * width + v * S::LANES;
+                        sums[r][p][v] = s.load(match self.bias {
+                            Some(bias) => bias.add(column),
+                            None => self.out.add(r * self.out_layout.row_stride + self.out_layout.column(column)),
+                        });
                     }
                 }
             }
-            for j in 0..self.k {
-                let mut weights = [[s.splat(T::ZERO); PANEL_VECTORS]; P];
-                for p in 0..P {
-                    for v in 0..PANEL_VECTORS {
-                        weights[p][v] =
-                            s.load(self.panels.add(p * self.panel_stride + j * width + v * S::LANES));
-                    }
-                }
-                for r in 0..R {
-                    let x = s.splat(*self.x.add(r * self.x_stride + j));
+            let mut panels = self.panels;
+            let mut x = self.x;
+            let mut left = self.k;
+            while left > 0 {
+                let len = left.min(CHANNEL_BLOCK);
+                for j in 0..len {
+                    let mut weights = [[s.splat(T::ZERO); PANEL_VECTORS]; P];
                     for p in 0..P {
                         for v in 0..PANEL_VECTORS {
-                            sums[r][p][v] = s.fma(x, weights[p][v], sums[r][p][v]);
+                            weights[p][v] = s.load(panels.add(p * self.panel_stride + v * S::LANES));
                         }
                     }
+                    panels = panels.add(width);
+                    for r in 0..R {
+                        let x = s.splat(*x.add(r * self.x_layout.row_stride + j));
+                        for p in 0..P {
+                            for v in 0..PANEL_VECTORS {
+                                sums[r][p][v] = s.fma(x, weights[p][v], sums[r][p][v]);
+                            }
+                        }
+                    }
+                }
+                left -= len;
+                if left > 0 {
+                    x = x.add(self.x_layout.block_stride);
                 }
             }
             for r in 0..R {
                 for p in 0..P {
                     for v in 0..PANEL_VECTORS {
-                        let to = self.out.add(r * self.out_stride + p * width + v * S::LANES);
-                        s.store(to, sums[r][p][v]);
+                        let column = self.out_layout.column(p * width + v * S::LANES);
+                        s.store(self.out.add(r * self.out_layout.row_stride + column), sums[r][p][v]);
                     }
                 }
             }

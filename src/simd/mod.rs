@@ -8,6 +8,7 @@ pub mod linear;
 pub mod math;
 pub mod scan;
 pub mod system;
+pub mod team;
 
 mod portable;
 #[cfg(target_arch = "x86_64")]
