@@ -1,9 +1,12 @@
-//! Layers of this library made from golden files, and the few calls that every test makes.
+//! Layers of this library, made from golden files or at random, and the few calls that every test makes.
 
 use lite_mamba::simd::Isa;
 use lite_mamba::{Cache, Config, DtInit, Layer, Tokens, Variant};
 
 use super::golden::Golden;
+use super::oracle::{self, OracleLayer};
+use super::random::Random;
+use super::widen;
 
 /// The configuration of a golden file.
 pub fn config(golden: &Golden) -> Config {
@@ -40,6 +43,58 @@ pub fn layer(golden: &Golden, isa: Isa) -> Layer {
     layer
 }
 
+/// A layer whose parameters are all different from each other: the initial ones, and what starts alike
+/// (`A_log` over the channels, `D`, `conv_gates`) or in a narrow range (the bias of δ) spread out.
+pub fn random_layer(config: &Config, isa: Isa, seed: u64) -> Layer {
+    let mut layer = Layer::with_isa(config, isa).expect("a valid configuration");
+    let mut random = Random(seed);
+    for info in layer.parameters().to_vec() {
+        let spread = match info.name.as_str() {
+            "A_log" | "D" => 1.0,
+            "conv_gates" | "dt_proj.bias" => 2.0,
+            _ => continue,
+        };
+        let mut values = parameter(&layer, &info.name);
+        for value in &mut values {
+            *value += random.uniform(-spread, spread) as f32;
+        }
+        layer.set_parameter(&info.name, &values).expect("a parameter of the layer");
+    }
+    layer
+}
+
+/// A parameter of a layer.
+pub fn parameter(layer: &Layer, name: &str) -> Vec<f32> {
+    let info = layer.parameters().iter().find(|info| info.name == name).expect("a parameter");
+    let mut values = vec![f32::NAN; info.count()];
+    layer.get_parameter(name, &mut values).expect("a valid call");
+    values
+}
+
+/// The same layer in float64.
+pub fn oracle(layer: &Layer) -> OracleLayer {
+    let dims = layer.dims();
+    OracleLayer {
+        variant: match layer.config().variant {
+            Variant::Ptcn => oracle::Variant::Ptcn,
+            Variant::Stcn => oracle::Variant::Stcn,
+            Variant::Dpwc => oracle::Variant::Dpwc,
+            Variant::Baseline => oracle::Variant::Baseline,
+        },
+        d_model: dims.d_model,
+        d_inner: dims.d_inner,
+        d_state: dims.d_state,
+        d_conv: dims.d_conv,
+        dt_rank: dims.dt_rank,
+        dilations: layer.config().conv_dilations.clone(),
+        params: layer
+            .parameters()
+            .iter()
+            .map(|info| (info.name.clone(), (info.shape.clone(), widen(&parameter(layer, &info.name)))))
+            .collect(),
+    }
+}
+
 /// All tokens in one call, from the beginning or on from a cache.
 pub fn forward(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
     let seqlen = if batch == 0 { 0 } else { x.len() / batch / layer.dims().d_model };
@@ -48,10 +103,21 @@ pub fn forward(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>
     y
 }
 
+/// The same with each output in its input's place.
+pub fn forward_in_place(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
+    let seqlen = if batch == 0 { 0 } else { x.len() / batch / layer.dims().d_model };
+    let mut both = x.to_vec();
+    layer.forward(Tokens::InPlace(&mut both), batch, seqlen, cache).expect("a valid call");
+    both
+}
+
 /// Tokens `range` of (batch, seqlen, d_model).
 pub fn tokens(x: &[f32], batch: usize, d_model: usize, range: std::ops::Range<usize>) -> Vec<f32> {
     let sequence = x.len() / batch;
-    x.chunks_exact(sequence).flat_map(|x| &x[range.start * d_model..range.end * d_model]).copied().collect()
+    x.chunks_exact(sequence.max(1))
+        .flat_map(|x| &x[range.start * d_model..range.end * d_model])
+        .copied()
+        .collect()
 }
 
 /// All tokens in chunks of the given lengths, which add up to the sequence, through a cache.
@@ -82,4 +148,9 @@ pub fn state(cache: &Cache, name: &str) -> Vec<f32> {
     let mut values = vec![f32::NAN; info.shape.iter().product()];
     cache.get_state(name, &mut values).expect("a valid call");
     values
+}
+
+/// The bits of every tensor of the cache's state.
+pub fn state_bits(cache: &Cache) -> Vec<Vec<u32>> {
+    cache.states().iter().map(|info| bits(&state(cache, &info.name))).collect()
 }

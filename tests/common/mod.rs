@@ -6,6 +6,7 @@
 pub mod golden;
 pub mod layers;
 pub mod oracle;
+pub mod random;
 
 /// The error of `actual` against `expected`, in parts of the largest expected value:
 /// max|a − b| / max|b| over the whole tensor.
