@@ -1,0 +1,120 @@
+//! What is allocated, counted on all threads: a step nothing, a long sequence no more than a short one.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use common::layers::random_layer;
+use common::random::Random;
+use lite_mamba::simd::Isa;
+use lite_mamba::{Cache, Config, Layer, Tokens, Variant, threads};
+
+/// The system's allocator, and how often it is asked and how much it has given out.
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static HELD: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, SeqCst);
+        PEAK.fetch_max(HELD.fetch_add(layout.size(), SeqCst) + layout.size(), SeqCst);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, from: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), SeqCst);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(from, layout) }
+    }
+}
+
+/// How often `call` allocates, on whatever thread.
+fn allocations(call: impl FnOnce()) -> usize {
+    let before = CALLS.load(SeqCst);
+    call();
+    CALLS.load(SeqCst) - before
+}
+
+/// By how much memory held grows at most while `call` runs.
+fn peak(call: impl FnOnce()) -> usize {
+    let before = HELD.load(SeqCst);
+    PEAK.store(before, SeqCst);
+    call();
+    PEAK.load(SeqCst) - before
+}
+
+fn layer(variant: Variant, d_model: usize) -> Layer {
+    let conv_dilations = if variant == Variant::Baseline { vec![1] } else { vec![1, 2, 4] };
+    random_layer(&Config { conv_dilations, ..Config::new(variant, d_model) }, Isa::current(), 1)
+}
+
+// One test: others beside it, and the harness when one ends, would be counted too.
+#[test]
+fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
+    // The counters count.
+    assert!(allocations(|| drop(std::hint::black_box(vec![0u8; 1000]))) == 1);
+    assert!(peak(|| drop(std::hint::black_box(vec![0u8; 1000]))) == 1000);
+    assert!(
+        allocations(|| std::thread::spawn(|| drop(std::hint::black_box(Box::new(1)))).join().unwrap()) > 1
+    );
+
+    for variant in Variant::ALL {
+        for count in [1, 3] {
+            threads::set_num_threads(count).unwrap();
+            for (d_model, batch) in [(8, 1), (8, 4), (384, 1), (384, 4), (384, 40)] {
+                steps(variant, d_model, batch);
+            }
+            long_sequences(variant);
+        }
+    }
+}
+
+fn steps(variant: Variant, d_model: usize, batch: usize) {
+    let layer = layer(variant, d_model);
+    let mut cache = Cache::new(&layer, batch, 0).unwrap();
+    let x = Random(1).values(batch * d_model);
+    let mut y = vec![0.0; x.len()];
+    let mut step = || {
+        let tokens = Tokens::Separate { x: &x, y: &mut y };
+        layer.forward(tokens, batch, 1, Some(&mut cache)).unwrap();
+    };
+    step();
+    // The library's threads allocate while they start, which may take them a moment longer than that step.
+    let settles = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        allocations(|| (0..50).for_each(|_| step())) == 0
+    });
+    assert!(settles, "{} of width {d_model}, batch {batch}: steps allocate", variant.name());
+}
+
+fn long_sequences(variant: Variant) {
+    const D_MODEL: usize = 32;
+    let growth = |batch: usize, seqlen: usize, cached: bool| {
+        let layer = layer(variant, D_MODEL);
+        let x = Random(1).values(batch * seqlen * D_MODEL);
+        let mut y = vec![0.0; x.len()];
+        let mut cache = cached.then(|| Cache::new(&layer, batch, seqlen).unwrap());
+        peak(|| {
+            let tokens = Tokens::Separate { x: &x, y: &mut y };
+            layer.forward(tokens, batch, seqlen, cache.as_mut()).unwrap();
+        })
+    };
+    for cached in [false, true] {
+        let [short, long] = [1000, 8000].map(|seqlen| growth(1, seqlen, cached));
+        let name = variant.name();
+        assert!(short > 0);
+        assert!(long <= short, "{name}, cached {cached}: {short} bytes for 1000 tokens, {long} for 8000");
+    }
+    // Nor with the batch, but for the lanes that one block of tokens can touch.
+    let [few, many] = [300, 3000].map(|batch| growth(batch, 5, false));
+    assert!(many <= few, "{}: {few} bytes for 300 sequences, {many} for 3000", variant.name());
+}
