@@ -102,10 +102,11 @@ pub fn exp2<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
     s.scale(p, k)
 }
 
-/// 2^v for v ≤ 0, with 0 for what lies below the normal range: the decay of the scan.
+/// 2^v for v ≤ 0, with 0 for what lies below the normal range where that is quicker: the decay of the scan.
 #[inline(always)]
 pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
-    let v = s.max(s.splat(T::LOWEST_EXPONENT), v);
+    let lowest = if S::FLUSHES { T::LOWEST_EXPONENT } else { T::EXP2_RANGE[0] };
+    let v = s.max(s.splat(lowest), v);
     let k = s.round(v);
     let r = s.sub(v, k);
     let p = s.fma(r, polynomial(s, T::EXP2, r), s.splat(T::ONE));
@@ -147,4 +148,261 @@ pub fn softplus<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
 pub fn silu<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
     let negated = s.sub(s.splat(T::ZERO), v);
     s.div(v, s.add(s.splat(T::ONE), exp(s, negated)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel};
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Function {
+        Exp,
+        Exp2,
+        Exp2Nonpositive,
+        Softplus,
+        Silu,
+    }
+    use Function::*;
+    const ALL: [Function; 5] = [Exp, Exp2, Exp2Nonpositive, Softplus, Silu];
+
+    /// The function of each value, in whole vectors.
+    struct Map<'a, T>(Function, &'a mut [T]);
+
+    impl<T: Real> Kernel<T> for Map<'_, T> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd<T>>(self, s: S) {
+            for chunk in self.1.chunks_exact_mut(S::LANES) {
+                // SAFETY: the chunk has as many elements as a vector.
+                unsafe {
+                    let v = s.load(chunk.as_ptr());
+                    let result = match self.0 {
+                        Exp => exp(s, v),
+                        Exp2 => exp2(s, v),
+                        Exp2Nonpositive => exp2_nonpositive(s, v),
+                        Softplus => softplus(s, v),
+                        Silu => silu(s, v),
+                    };
+                    s.store(chunk.as_mut_ptr(), result);
+                }
+            }
+        }
+    }
+
+    fn map<T: Real>(isa: Isa, function: Function, values: &[T]) -> Vec<T> {
+        let mut padded = values.to_vec();
+        padded.resize(values.len().next_multiple_of(16), T::ZERO);
+        isa.dispatch(Map(function, &mut padded));
+        padded.truncate(values.len());
+        padded
+    }
+
+    /// The function of `v` by the standard library's f64.
+    fn exact(function: Function, v: f64) -> f64 {
+        match function {
+            Exp => v.exp(),
+            Exp2 | Exp2Nonpositive => v.exp2(),
+            Softplus if v > 20.0 => v,
+            Softplus => v.exp().ln_1p(),
+            Silu => v / (1.0 + (-v).exp()),
+        }
+    }
+
+    trait Float: Real + std::fmt::LowerExp {
+        const BOUNDS: [(Function, i64); 5];
+        const SMALLEST_NORMAL: f64;
+        /// Where silu's e^−v becomes infinite.
+        const OVERFLOW: f64;
+        /// Neighbouring numbers are one apart, both zeros are 0.
+        fn position(self) -> i64;
+    }
+
+    impl Float for f32 {
+        const BOUNDS: [(Function, i64); 5] =
+            [(Exp, 1), (Exp2, 1), (Exp2Nonpositive, 1), (Softplus, 2), (Silu, 3)];
+        const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
+        const OVERFLOW: f64 = 88.7;
+        fn position(self) -> i64 {
+            let magnitude = i64::from(self.to_bits() & !(1 << 31));
+            if self.is_sign_negative() { -magnitude } else { magnitude }
+        }
+    }
+
+    impl Float for f64 {
+        // The standard library itself is off by one now and then.
+        const BOUNDS: [(Function, i64); 5] =
+            [(Exp, 4), (Exp2, 4), (Exp2Nonpositive, 4), (Softplus, 4), (Silu, 4)];
+        const SMALLEST_NORMAL: f64 = f64::MIN_POSITIVE;
+        const OVERFLOW: f64 = 709.7;
+        fn position(self) -> i64 {
+            let magnitude = (self.to_bits() & !(1 << 63)) as i64;
+            if self.is_sign_negative() { -magnitude } else { magnitude }
+        }
+    }
+
+    /// How many numbers `actual` is away from the nearest to `exact`; `i64::MAX` for what is plainly wrong.
+    fn distance<T: Float>(function: Function, v: f64, actual: T, exact: f64) -> i64 {
+        let value = actual.to_f64();
+        let agrees = |good: bool| if good { 0 } else { i64::MAX };
+        if exact.is_nan() || value.is_nan() {
+            return agrees(exact.is_nan() && value.is_nan());
+        }
+        if function == Exp2Nonpositive && exact < T::SMALLEST_NORMAL {
+            // From denormal to zero, but zero in time.
+            return agrees((0.0..=T::SMALLEST_NORMAL).contains(&value) && (exact > 0.0 || value == 0.0));
+        }
+        if function == Silu && v < -T::OVERFLOW {
+            return agrees((value - exact).abs() <= 90.0 * T::SMALLEST_NORMAL && value <= 0.0);
+        }
+        (actual.position() - T::from_f64(exact).position()).abs()
+    }
+
+    /// The largest distance of each function with each instruction set.
+    type Distances = Vec<(Function, Isa, i64)>;
+
+    /// Holds every function against the bounds with every instruction set, and gives the largest distances.
+    fn check<T: Float>(values: &[T]) -> Distances {
+        let mut worst = Vec::new();
+        for (function, bound) in T::BOUNDS {
+            let values: Vec<T> = values
+                .iter()
+                .copied()
+                .filter(|v| function != Exp2Nonpositive || !(v.to_f64() > 0.0))
+                .collect();
+            let exact: Vec<f64> = values.iter().map(|v| exact(function, v.to_f64())).collect();
+            for isa in Isa::available() {
+                let mut largest = 0;
+                for ((v, actual), exact) in values.iter().zip(map(isa, function, &values)).zip(&exact) {
+                    let distance = distance(function, v.to_f64(), actual, *exact);
+                    assert!(
+                        distance <= bound,
+                        "{function:?}({v:e}) is {actual:e} with {}, not {exact:e}: off by {distance}",
+                        isa.name()
+                    );
+                    largest = largest.max(distance);
+                }
+                worst.push((function, isa, largest));
+            }
+        }
+        worst
+    }
+
+    /// Limits, thresholds and what is special, with their neighbours.
+    fn special<T: Float>(next: impl Fn(T, bool) -> T) -> Vec<T> {
+        let infinities = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 0.0, -0.0];
+        let limits =
+            [20.0, 1.0, 0.5, 88.72284, 87.33655, 103.97208, 709.7827128933841, 708.3964185322641, 745.1332];
+        let powers =
+            [1.5, 2.5, 126.0, 126.5, 127.0, 127.5, 128.0, 149.0, 149.5, 150.0, 151.0, 1022.0, 1024.0, 1075.0];
+        let tiny = [T::SMALLEST_NORMAL, 1e-30, 1e-8];
+        let finite = limits.iter().chain(&powers).chain(&tiny).flat_map(|v| [*v, -v]);
+        finite
+            .flat_map(|v| {
+                let v = T::from_f64(v);
+                [next(v, false), v, next(v, true)]
+            })
+            .chain(infinities.map(T::from_f64))
+            .collect()
+    }
+
+    #[test]
+    fn f32_functions_keep_their_bounds() {
+        let mut values: Vec<f32> = (0..=u32::MAX).step_by(4099).map(f32::from_bits).collect();
+        values.extend((-1_100_000..1_100_000).step_by(7).map(|i| i as f32 * 1e-4));
+        values.extend(special(|v: f32, up| if up { v.next_up() } else { v.next_down() }));
+        check(&values);
+    }
+
+    #[test]
+    fn f64_functions_keep_their_bounds() {
+        let mut values: Vec<f64> = (0..1 << 20).map(|i| f64::from_bits((i << 44) + (i * 7919))).collect();
+        values.extend((-760_000..760_000).step_by(7).map(|i| f64::from(i) * 1.000_1e-3));
+        values.extend(special(|v: f64, up| if up { v.next_up() } else { v.next_down() }));
+        check(&values);
+    }
+
+    /// Every f32 there is. Some minutes: `cargo test --release --lib -- --ignored --nocapture every_f32`
+    #[test]
+    #[ignore = "takes minutes"]
+    fn every_f32_keeps_the_bounds() {
+        const CHUNK: u64 = 1 << 20;
+        let next = std::sync::atomic::AtomicU64::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let work = || {
+            let mut worst = Vec::new();
+            loop {
+                let start = next.fetch_add(CHUNK, std::sync::atomic::Ordering::Relaxed);
+                if start > u64::from(u32::MAX) {
+                    return worst;
+                }
+                let values: Vec<f32> =
+                    (start..start + CHUNK).map(|bits| f32::from_bits(bits as u32)).collect();
+                worst = merge(worst, check(&values));
+            }
+        };
+        let worst = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).fold(Vec::new(), merge)
+        });
+        for (function, isa, distance) in worst {
+            println!("{function:?} with {}: at most {distance} from the correctly rounded", isa.name());
+        }
+    }
+
+    fn merge(a: Distances, b: Distances) -> Distances {
+        if a.is_empty() {
+            return b;
+        }
+        a.into_iter().zip(b).map(|((function, isa, a), (_, _, b))| (function, isa, a.max(b))).collect()
+    }
+
+    /// A value's result does not depend on its neighbours or its place in the vector.
+    #[test]
+    fn lanes_are_alike() {
+        fn check<T: Float>(values: Vec<T>) {
+            for isa in Isa::available() {
+                for (function, _) in T::BOUNDS {
+                    let expected: Vec<i64> =
+                        map(isa, function, &values).iter().map(|v| v.position()).collect();
+                    let mut turned = values.clone();
+                    let mut results = expected.clone();
+                    for _ in 1..16 {
+                        turned.rotate_left(1);
+                        results.rotate_left(1);
+                        let actual: Vec<i64> =
+                            map(isa, function, &turned).iter().map(|v| v.position()).collect();
+                        assert!(actual == results, "{function:?} with {}", isa.name());
+                    }
+                }
+            }
+        }
+        check((0..1003).map(|i| i as f32 * 0.217 - 109.0).chain([f32::NEG_INFINITY, 1e30, -0.0]).collect());
+        check(
+            (0..1003).map(|i| f64::from(i) * 1.51 - 760.0).chain([f64::NEG_INFINITY, 1e300, -0.0]).collect(),
+        );
+    }
+
+    #[test]
+    fn what_ieee_754_says_of_the_special_values() {
+        for isa in Isa::available() {
+            let of = |function, v: f32| map(isa, function, &[v])[0];
+            for function in ALL {
+                assert!(of(function, f32::NAN).is_nan(), "{function:?}");
+            }
+            for function in [Exp, Exp2, Softplus, Silu] {
+                assert_eq!(of(function, f32::INFINITY), f32::INFINITY, "{function:?}");
+            }
+            for function in [Exp, Exp2, Exp2Nonpositive, Softplus] {
+                assert_eq!(of(function, f32::NEG_INFINITY).to_bits(), 0, "{function:?}");
+            }
+            // −∞ / ∞, as in PyTorch
+            assert!(of(Silu, f32::NEG_INFINITY).is_nan());
+            assert_eq!(of(Silu, -0.0).to_bits(), (-0.0f32).to_bits());
+            assert_eq!(of(Silu, 0.0).to_bits(), 0);
+            assert_eq!((of(Exp, 0.0), of(Exp2, -0.0), of(Exp2Nonpositive, 0.0)), (1.0, 1.0, 1.0));
+            assert_eq!(of(Softplus, 20.000_002), 20.000_002);
+        }
+    }
 }

@@ -52,6 +52,8 @@ pub trait Simd<T>: Copy {
     const LANES: usize;
     /// Rows of the tile of accumulators that the product with packed weights keeps in registers.
     const TILE_ROWS: usize;
+    /// Whether [`Simd::scale_down`] takes no exponent below the normal range, and gives 0 there.
+    const FLUSHES: bool = false;
 
     /// All lanes `value`.
     fn splat(self, value: T) -> Self::V;
@@ -81,7 +83,8 @@ pub trait Simd<T>: Copy {
     fn round(self, v: Self::V) -> Self::V;
     /// `v · 2^k` rounded once, for integral `k` with |k| at most twice the largest exponent.
     fn scale(self, v: Self::V, k: Self::V) -> Self::V;
-    /// The same for `k` from −127 (f64: −1023) to 0, with 0 for what lies below the normal range.
+    /// The same for `k` ≤ 0; where the set [flushes](Simd::FLUSHES), for `k` from −127 (f64: −1023), with 0
+    /// for what lies below the normal range.
     #[inline(always)]
     fn scale_down(self, v: Self::V, k: Self::V) -> Self::V {
         self.scale(v, k)

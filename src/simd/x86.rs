@@ -80,6 +80,7 @@ impl Simd<f32> for Avx2 {
     type M = __m256;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
+    const FLUSHES: bool = true;
 
     memory!(f32, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps);
     intrinsics! {
