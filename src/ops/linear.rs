@@ -111,11 +111,15 @@ impl<T: Real> Linear<T> {
             match out {
                 Output::Rows(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(1), share).enumerate();
-                    workers.for_each(pieces, |(i, out)| self.part(x.part(0..x.rows()), Output::Rows(out), i * share));
+                    workers.for_each(pieces, |(i, out)| {
+                        self.part(x.part(0..x.rows()), Output::Rows(out), i * share)
+                    });
                 }
                 Output::Blocks(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(0), share / CHANNEL_BLOCK).enumerate();
-                    workers.for_each(pieces, |(i, out)| self.part(x.part(0..x.rows()), Output::Blocks(out), i * share));
+                    workers.for_each(pieces, |(i, out)| {
+                        self.part(x.part(0..x.rows()), Output::Blocks(out), i * share)
+                    });
                 }
             }
         } else {
@@ -146,5 +150,150 @@ impl<T: Real> Linear<T> {
             bias: &self.bias[column..],
             out,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
+    use crate::ops::{view2, view2_mut, view3, view3_mut};
+
+    /// `x · weightᵀ + bias` for (rows, k) and (outputs, k), a sum at a time.
+    fn reference(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+        let k = weight.len() / bias.len();
+        let rows = x.chunks_exact(k);
+        let row = |x: &[f64]| -> Vec<f64> {
+            let outputs = weight.chunks_exact(k).zip(bias);
+            outputs.map(|(w, b)| b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()).collect()
+        };
+        rows.flat_map(row).collect()
+    }
+
+    /// A product whose weights are `weight`, (outputs, all k of all groups).
+    fn linear<T: Real>(isa: Isa, groups: Groups, weight: &[f64], bias: &[f64]) -> Linear<T> {
+        let mut linear = Linear::zeroed("test", isa, bias.len(), groups).unwrap();
+        for group in 0..groups.count {
+            let rows = weight.chunks_exact(groups.count * groups.len);
+            let part: Vec<f64> =
+                rows.flat_map(|row| &row[group * groups.len..][..groups.len]).copied().collect();
+            linear.set_weight(group, &narrow(&part));
+            let mut read = vec![T::ZERO; part.len()];
+            linear.get_weight(group, &mut read);
+            assert_eq!(read, narrow(&part));
+        }
+        linear.bias_mut().copy_from_slice(&narrow(bias));
+        linear
+    }
+
+    /// Applies it to (rows, all k) laid out one way and gives (rows, outputs) laid out another way. What
+    /// lies between the groups and beside the columns is NaN.
+    fn apply<T: Real>(linear: &Linear<T>, workers: &Workers, x: &[f64], layouts: (bool, bool)) -> Vec<f64> {
+        let Groups { count, len, stride } = linear.inputs;
+        let (rows, outputs) = (x.len() / (count * len), linear.outputs());
+        let columns = (count - 1) * stride + len + 3;
+        let mut spread = vec![f64::NAN; rows * columns];
+        for (i, part) in x.chunks_exact(len).enumerate() {
+            spread[i / count * columns + i % count * stride..][..len].copy_from_slice(part);
+        }
+        let flat: Vec<T> = narrow(&spread);
+        let blocks: Vec<T> = to_blocks(&spread, rows, columns);
+        let input = match layouts.0 {
+            false => Input::Rows(view2(&flat, [rows, columns])),
+            true => Input::Blocks(view3(&blocks, [padded(columns) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK])),
+        };
+        let mut out = vec![T::from_f64(f64::NAN); rows * padded(outputs)];
+        match layouts.1 {
+            false => {
+                linear.apply(workers, input, Output::Rows(view2_mut(&mut out, [rows, outputs])));
+                out[..rows * outputs].iter().map(|v| v.to_f64()).collect()
+            }
+            true => {
+                let shape = [padded(outputs) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
+                linear.apply(workers, input, Output::Blocks(view3_mut(&mut out, shape)));
+                let all = from_blocks(&out, rows, padded(outputs));
+                assert!(all.chunks(padded(outputs)).all(|row| row[outputs..].iter().all(|&v| v == 0.0)));
+                from_blocks(&out, rows, outputs)
+            }
+        }
+    }
+
+    const LAYOUTS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+    fn groups() -> [Groups; 6] {
+        let apart = Groups { count: 3, len: 37, stride: 48 };
+        [Groups::one(1), Groups::one(16), Groups::one(37), Groups::one(256), Groups::one(600), apart]
+    }
+
+    /// Sums of small whole numbers are exact, so every element must be.
+    fn whole_numbers<T: Real>() {
+        let mut random = Random(1);
+        let mut whole =
+            |count| -> Vec<f64> { (0..count).map(|_| random.uniform(-8.0, 9.0).floor()).collect() };
+        for groups in groups() {
+            let k = groups.count * groups.len;
+            for outputs in [1, 7, 16, 17, 33, 64, 150] {
+                let (x, weight, bias) = (whole(27 * k), whole(outputs * k), whole(outputs));
+                let exact = reference(&x, &weight, &bias);
+                for isa in Isa::available() {
+                    let linear = linear::<T>(isa, groups, &weight, &bias);
+                    with_workers(|workers| {
+                        for rows in 1..=27 {
+                            for layouts in LAYOUTS {
+                                let out = apply(&linear, workers, &x[..rows * k], layouts);
+                                assert!(
+                                    out == exact[..rows * outputs],
+                                    "{rows} rows, {outputs} outputs, {groups:?}, {layouts:?}, {isa:?}"
+                                );
+                            }
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_exact() {
+        whole_numbers::<f32>();
+        whole_numbers::<f64>();
+    }
+
+    /// Whatever rows it comes with and whoever computes it, a row has the same bits.
+    fn rows_alone<T: Real>() {
+        let mut random = Random(2);
+        for groups in groups() {
+            let (k, outputs) = (groups.count * groups.len, 83);
+            let (x, weight) = (values(&mut random, 29 * k), values(&mut random, outputs * k));
+            let bias = values(&mut random, outputs);
+            let exact = reference(&x, &weight, &bias);
+            let magnitudes =
+                [&x, &weight, &bias].map(|values| values.iter().map(|v| v.abs()).collect::<Vec<_>>());
+            let magnitude = reference(&magnitudes[0], &magnitudes[1], &magnitudes[2]);
+            for isa in Isa::available() {
+                let linear = linear::<T>(isa, groups, &weight, &bias);
+                let alone: Vec<f64> = x
+                    .chunks_exact(k)
+                    .flat_map(|row| apply(&linear, &Workers::caller(), row, (false, false)))
+                    .collect();
+                for ((out, exact), magnitude) in alone.iter().zip(&exact).zip(&magnitude) {
+                    assert!((out - exact).abs() <= (k + 1) as f64 * epsilon::<T>() * magnitude);
+                }
+                with_workers(|workers| {
+                    for rows in [1, 2, 3, 5, 11, 12, 13, 24, 29] {
+                        for layouts in LAYOUTS {
+                            let out = apply(&linear, workers, &x[..rows * k], layouts);
+                            assert_eq!(bits(&out), bits(&alone[..rows * outputs]), "{rows} rows, {isa:?}");
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn rows_have_the_same_bits_alone_and_together() {
+        rows_alone::<f32>();
+        rows_alone::<f64>();
     }
 }

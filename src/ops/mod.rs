@@ -10,6 +10,8 @@ use ndarray::{ArrayView2, ArrayView3, ArrayView4, ArrayViewMut2, ArrayViewMut3, 
 pub mod conv;
 pub mod linear;
 pub mod scan;
+#[cfg(test)]
+mod testing;
 
 /// Channels side by side in a block: the widest vector of f32.
 pub const CHANNEL_BLOCK: usize = 16;

@@ -132,3 +132,177 @@ impl<T: Real> SelectiveScan<T> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
+    use crate::ops::{view2, view3, view3_mut};
+
+    const LANES: usize = 3;
+    /// The lanes' rows in order; lane 1 has none.
+    const SEGMENTS: [(usize, Range<usize>); 2] = [(2, 0..6), (0, 6..17)];
+    const ROWS: usize = 17;
+
+    /// All of (rows, channels) or (channels, states) or (rows, states) or, the state, (lanes, channels, states).
+    struct Case {
+        channels: usize,
+        states: usize,
+        a_log: Vec<f64>,
+        skip: Vec<f64>,
+        delta_bias: Vec<f64>,
+        u: Vec<f64>,
+        delta: Vec<f64>,
+        z: Vec<f64>,
+        b: Vec<f64>,
+        c: Vec<f64>,
+        state: Vec<f64>,
+    }
+
+    impl Case {
+        fn new(random: &mut Random, channels: usize, states: usize) -> Case {
+            let mut scaled = |count, scale: f64| -> Vec<f64> {
+                values(random, count).into_iter().map(|v| v * scale).collect()
+            };
+            Case {
+                channels,
+                states,
+                a_log: scaled(channels * states, 2.0),
+                skip: scaled(channels, 1.0),
+                delta_bias: scaled(channels, 2.0),
+                u: scaled(ROWS * channels, 1.0),
+                // Now and then beyond softplus's threshold, and to where nothing decays.
+                delta: scaled(ROWS * channels, 4.0)
+                    .into_iter()
+                    .map(|v| if v > 3.5 || v < -3.5 { 8.0 * v } else { v })
+                    .collect(),
+                z: scaled(ROWS * channels, 4.0),
+                b: scaled(ROWS * states, 1.0),
+                c: scaled(ROWS * states, 1.0),
+                state: scaled(LANES * channels * states, 1.0),
+            }
+        }
+
+        /// s ← exp(δA) ⊙ s + (δu)B, y = (s·C + D·u) · silu(z), element by element: y and the state.
+        fn reference(&self) -> (Vec<f64>, Vec<f64>) {
+            let (mut y, mut state) = (vec![0.0; ROWS * self.channels], self.state.clone());
+            for (lane, rows) in SEGMENTS {
+                for t in rows {
+                    for e in 0..self.channels {
+                        let at = t * self.channels + e;
+                        let v = self.delta[at] + self.delta_bias[e];
+                        let delta = if v > 20.0 { v } else { v.exp().ln_1p() };
+                        let mut sum = self.skip[e] * self.u[at];
+                        for n in 0..self.states {
+                            let s = &mut state[(lane * self.channels + e) * self.states + n];
+                            let a = -self.a_log[e * self.states + n].exp();
+                            *s = (delta * a).exp() * *s + delta * self.u[at] * self.b[t * self.states + n];
+                            sum += *s * self.c[t * self.states + n];
+                        }
+                        y[at] = sum * self.z[at] / (1.0 + (-self.z[at]).exp());
+                    }
+                }
+            }
+            (y, state)
+        }
+
+        /// The stage itself, in one call or row by row.
+        fn apply<T: Real>(&self, isa: Isa, workers: &Workers, row_by_row: bool) -> (Vec<f64>, Vec<f64>) {
+            let (channels, states) = (self.channels, self.states);
+            let mut scan = SelectiveScan::<T>::zeroed(isa, channels, states).unwrap();
+            scan.set_a_log(&narrow(&self.a_log));
+            scan.skip_mut().copy_from_slice(&narrow(&self.skip));
+            scan.delta_bias_mut().copy_from_slice(&narrow(&self.delta_bias));
+
+            let shape = [padded(channels) / CHANNEL_BLOCK, ROWS, CHANNEL_BLOCK];
+            let [u, delta, z] = [&self.u, &self.delta, &self.z].map(|v| to_blocks::<T>(v, ROWS, channels));
+            // B and C side by side with something else before them, as they come.
+            let wide = 3 + 2 * states;
+            let mut projected = vec![T::from_f64(f64::NAN); ROWS * wide];
+            for (row, (b, c)) in
+                projected.chunks_exact_mut(wide).zip(self.b.chunks(states).zip(self.c.chunks(states)))
+            {
+                row[3..3 + states].copy_from_slice(&narrow(b));
+                row[3 + states..].copy_from_slice(&narrow(c));
+            }
+            let projected = view2(&projected, [ROWS, wide]);
+
+            let mut state = vec![T::from_f64(f64::NAN); state_len(LANES, channels, states).unwrap()];
+            let place = |i: usize| {
+                let (lane, channel, n) = (i / (channels * states), i / states % channels, i % states);
+                state_at(LANES, states, lane, channel, n)
+            };
+            for (i, &value) in self.state.iter().enumerate() {
+                state[place(i)] = T::from_f64(value);
+            }
+
+            let mut y = vec![T::from_f64(f64::NAN); shape.iter().product()];
+            let segments = SEGMENTS.map(|(lane, rows)| Segment { lane, rows, offset: 0 }).to_vec();
+            let calls = match row_by_row {
+                false => vec![segments],
+                true => segments
+                    .into_iter()
+                    .flat_map(|s| {
+                        s.rows.map(move |t| vec![Segment { lane: s.lane, rows: t..t + 1, offset: 0 }])
+                    })
+                    .collect(),
+            };
+            for segments in calls {
+                scan.apply(
+                    workers,
+                    &segments,
+                    view3(&u, shape),
+                    view3(&delta, shape),
+                    view3(&z, shape),
+                    projected.slice(s![.., 3..3 + states]),
+                    projected.slice(s![.., 3 + states..]),
+                    &mut state,
+                    LANES,
+                    view3_mut(&mut y, shape),
+                );
+            }
+            let state = (0..self.state.len()).map(|i| state[place(i)].to_f64()).collect();
+            (from_blocks(&y, ROWS, channels), state)
+        }
+    }
+
+    fn check<T: Real>() {
+        let mut random = Random(4);
+        for channels in [1, 15, 16, 37, 80] {
+            for states in [1, 2, 3, 5, 8, 16, 17, 33, 64] {
+                let case = Case::new(&mut random, channels, states);
+                let (exact_y, exact_state) = case.reference();
+                for isa in Isa::available() {
+                    let what = format!("{channels} channels, {states} states, {isa:?}");
+                    let (y, state) = case.apply::<T>(isa, &Workers::caller(), false);
+                    for (what, ours, exact) in [("y", &y, &exact_y), ("state", &state, &exact_state)] {
+                        let scale = exact.iter().fold(0.0, |scale: f64, v| scale.max(v.abs()));
+                        let error =
+                            ours.iter().zip(exact).fold(0.0, |error: f64, (a, b)| error.max((a - b).abs()));
+                        assert!(ours.iter().all(|v| v.is_finite()));
+                        assert!(error <= 16.0 * epsilon::<T>() * scale, "{what}: {error:e} of {scale:e}");
+                    }
+                    // The lane without rows keeps its state.
+                    let lane = channels * states..2 * channels * states;
+                    assert_eq!(state[lane.clone()], case.state[lane]);
+
+                    with_workers(|workers| {
+                        for row_by_row in [false, true] {
+                            let again = case.apply::<T>(isa, workers, row_by_row);
+                            assert_eq!(bits(&again.0), bits(&y), "{what}");
+                            assert_eq!(bits(&again.1), bits(&state), "{what}");
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_recurrence_follows_the_formula_in_every_lane() {
+        check::<f32>();
+        check::<f64>();
+    }
+}
