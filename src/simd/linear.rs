@@ -152,7 +152,7 @@ impl<T: Real> Kernel<T> for Product<'_, T> {
         let k = self.groups * self.group_len;
         let panels = out.columns.div_ceil(width);
         assert_eq!(x.rows, out.rows);
-        assert!(self.groups < 2 || self.group_stride % CHANNEL_BLOCK == 0);
+        assert!(self.groups < 2 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
         assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= x.columns);
         assert!(self.panels.len() >= panels * k * width && self.bias.len() >= panels * width);
         let (from, to) = (self.x.as_ptr(), self.out.as_mut_ptr());
