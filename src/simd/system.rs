@@ -83,3 +83,52 @@ fn write_control(control: FpControl) {
     // SAFETY: `control` was read from FPCR or is its default.
     unsafe { core::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
 }
+
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod tests {
+    use super::*;
+    use crate::{Config, Layer, Tokens, Variant, threads};
+
+    /// Denormals flushed and taken as zero, and rounding towards zero.
+    #[cfg(target_arch = "x86_64")]
+    const UNUSUAL: FpControl = DEFAULT_CONTROL | 0x8040 | 0x6000;
+    #[cfg(target_arch = "aarch64")]
+    const UNUSUAL: FpControl = 1 << 24 | 3 << 22;
+
+    #[test]
+    fn nested_environments_are_restored_in_turn() {
+        let own = read_control();
+        write_control(UNUSUAL);
+        let outer = DefaultFpEnv::enter();
+        assert_eq!(read_control(), DEFAULT_CONTROL);
+        drop(DefaultFpEnv::enter());
+        assert_eq!(read_control(), DEFAULT_CONTROL);
+        drop(outer);
+        let restored = read_control();
+        write_control(own);
+        assert_eq!(restored, UNUSUAL);
+    }
+
+    /// Inputs so small that outputs are denormal, in a call large enough for the library's threads.
+    #[test]
+    fn the_callers_environment_changes_no_bit() {
+        let run = |control: FpControl, threads: usize| {
+            let own = read_control();
+            write_control(control);
+            threads::set_num_threads(threads).unwrap();
+            let layer = Layer::new(&Config::new(Variant::Ptcn, 64)).unwrap();
+            let x: Vec<f32> = (0..300 * 64).map(|i| f32::from_bits(i * 777)).collect();
+            let mut y = vec![0.0; x.len()];
+            layer.forward(Tokens::Separate { x: &x, y: &mut y }, 1, 300, None).unwrap();
+            let after = read_control();
+            write_control(own);
+            assert_eq!(after, control, "the environment was not restored");
+            y.iter().map(|y| y.to_bits()).collect::<Vec<_>>()
+        };
+        let expected = run(DEFAULT_CONTROL, 1);
+        assert!(expected.iter().any(|&bits| f32::from_bits(bits).is_subnormal()), "no output is denormal");
+        for threads in [1, 4, 5] {
+            assert!(run(UNUSUAL, threads) == expected, "other bits with {threads} threads");
+        }
+    }
+}
