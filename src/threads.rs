@@ -15,7 +15,7 @@ pub struct Workers {
     /// The team, led by this call alone while it runs.
     team: Option<Mutex<MutexGuard<'static, Standing>>>,
     threads: usize,
-    /// Whether waking parked threads for a single stage pays.
+    /// Whether threads that park during the call are woken for its later stages.
     wakes: bool,
 }
 
@@ -31,8 +31,8 @@ impl Workers {
     pub fn for_operations(operations: f64) -> Workers {
         /// Some 15 µs on one core: less is done before the others have taken up their pieces.
         const INLINE: f64 = 1e6;
-        /// Some 50 µs: less is done before a parked thread is awake.
-        const WAKE: f64 = 4e6;
+        /// A forward of many stages, during which a thread may park while another finishes a long piece.
+        const WAKE: f64 = 2e7;
         if operations < INLINE {
             return Workers::caller();
         }
@@ -42,15 +42,9 @@ impl Workers {
             Err(TryLockError::WouldBlock) => return Workers::caller(),
         };
         let wakes = operations >= WAKE;
-        let threads = match standing.team() {
-            Some(team) => {
-                if wakes {
-                    team.wake();
-                }
-                team.threads()
-            }
-            None => return Workers::caller(),
-        };
+        let Some(team) = standing.team() else { return Workers::caller() };
+        team.wake();
+        let threads = team.threads();
         Workers { team: Some(Mutex::new(standing)), threads, wakes }
     }
 
@@ -59,19 +53,30 @@ impl Workers {
         self.threads.min(MAX_PIECES)
     }
 
-    /// Calls `work` once for every piece, of which there may be [`MAX_PIECES`]. Allocates nothing.
-    pub fn for_each<P: Send>(&self, mut pieces: impl Iterator<Item = P>, work: impl Fn(P) + Send + Sync) {
-        let Some(standing) = &self.team else {
-            return pieces.for_each(work);
-        };
+    /// Calls `work` once for every piece, of which there may be [`Workers::count`]. Allocates nothing.
+    pub fn for_each<P: Send>(&self, pieces: impl Iterator<Item = P>, work: impl Fn(P) + Send + Sync) {
+        match (&self.team, self.threads) {
+            (None, _) => pieces.for_each(work),
+            (Some(team), ..=4) => self.share::<P, 4>(team, pieces, work),
+            (Some(team), ..=16) => self.share::<P, 16>(team, pieces, work),
+            (Some(team), _) => self.share::<P, MAX_PIECES>(team, pieces, work),
+        }
+    }
+
+    fn share<P: Send, const MOST: usize>(
+        &self,
+        team: &Mutex<MutexGuard<'static, Standing>>,
+        mut pieces: impl Iterator<Item = P>,
+        work: impl Fn(P) + Send + Sync,
+    ) {
         let mut count = 0;
-        let cells: [Mutex<Option<P>>; MAX_PIECES] = std::array::from_fn(|_| {
+        let cells: [Mutex<Option<P>>; MOST] = std::array::from_fn(|_| {
             let piece = pieces.next();
             count += usize::from(piece.is_some());
             Mutex::new(piece)
         });
-        assert!(pieces.next().is_none(), "a stage was cut into more than {MAX_PIECES} pieces");
-        let mut standing = standing.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(pieces.next().is_none(), "a stage was cut into more pieces than there are workers");
+        let mut standing = team.lock().unwrap_or_else(PoisonError::into_inner);
         let team = standing.team.as_mut().expect("the team of this call");
         if self.wakes {
             team.wake();

@@ -153,7 +153,7 @@ impl Layer {
 
         // δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
         p.dt_proj.apply(workers, Input::Rows(r), Output::Blocks(view3_mut(delta, inner)));
-        let (delta, z, lanes) = (view3(delta, inner), view3(z, inner), state.lanes());
+        let (delta, z, lanes) = (view3_mut(delta, inner), view3(z, inner), state.lanes());
         p.scan.apply(workers, segments, u, delta, z, b, c, state.ssm(), lanes, view3_mut(y, inner));
 
         // out = out_proj(y)

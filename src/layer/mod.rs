@@ -163,7 +163,11 @@ impl Layer {
     fn find(&self, name: &str, count: usize) -> Result<&ParameterInfo> {
         let canonical = canonical_name(self.config.variant, name);
         let Some(info) = self.infos.iter().find(|info| info.name == canonical) else {
-            fail!(NotFound, "name is \"{name}\"; this {} layer has no such parameter", self.config.variant.name());
+            fail!(
+                NotFound,
+                "name is \"{name}\"; this {} layer has no such parameter",
+                self.config.variant.name()
+            );
         };
         if count != info.count() {
             fail!(
@@ -205,7 +209,9 @@ impl Layer {
         }
         let mut workspace = self.workspaces.take(&self.config, &self.dims, batch, seqlen, cache.is_none())?;
         match cache {
-            Some(cache) => cache.with_state(|state| self.run(&mut tokens, batch, seqlen, &mut workspace, Some(state))),
+            Some(cache) => {
+                cache.with_state(|state| self.run(&mut tokens, batch, seqlen, &mut workspace, Some(state)))
+            }
             None => self.run(&mut tokens, batch, seqlen, &mut workspace, None),
         }
         self.workspaces.put_back(workspace);
@@ -215,12 +221,16 @@ impl Layer {
 
 /// Holds what a layer takes, packed and unpacked at once, against the machine's memory.
 fn check_size(config: &Config, dims: &Dims) -> Result<()> {
-    let counts = parameter_list(config, dims).into_iter().map(|info| memory::product(&info.name, &info.shape));
+    let counts =
+        parameter_list(config, dims).into_iter().map(|info| memory::product(&info.name, &info.shape));
     let mut total = 0usize;
     for count in counts {
         total = total
             .checked_add(count?)
             .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "the layer's parameters overflow memory"))?;
     }
-    memory::check_fits("the layer", memory::bytes_of::<f32>("the layer", memory::product("the layer", &[total, 2])?)?)
+    memory::check_fits(
+        "the layer",
+        memory::bytes_of::<f32>("the layer", memory::product("the layer", &[total, 2])?)?,
+    )
 }

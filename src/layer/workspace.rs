@@ -11,7 +11,7 @@ use crate::ops::padded;
 use crate::simd::Real;
 
 /// Rows that go through all stages together: enough to reuse each weight often, few enough to stay in cache.
-const BLOCK_ROWS: usize = 192;
+const BLOCK_ROWS: usize = 384;
 
 /// The intermediate results of one block of rows.
 #[derive(Debug)]
@@ -93,8 +93,8 @@ impl<T: Real> Workspaces<T> {
             _ => Workspace::new(config, dims, rows)?,
         };
         if own_state {
-            // A block holds the ends of at most this many sequences, so later ones may reuse the lanes.
-            let lanes = batch.min(rows + 1);
+            // A block touches at most this many sequences, so later ones reuse the lanes.
+            let lanes = batch.min(rows.div_ceil(seqlen) + 1);
             if workspace.state.as_ref().is_none_or(|state| state.lanes() < lanes) {
                 workspace.state = Some(State::new(config, dims, lanes)?);
             }

@@ -57,8 +57,10 @@ impl<T: Real> SelectiveScan<T> {
         assert_eq!(a_log.len(), self.channels * self.states);
         for (channel, row) in a_log.chunks_exact(self.states).enumerate() {
             for (state, &value) in row.iter().enumerate() {
+                // One NaN, of a known pattern: the scan's 2^x adds to exponents.
                 let folded = -value.to_f64().exp() * std::f64::consts::LOG2_E;
-                self.a[state_at(1, self.states, 0, channel, state)] = T::from_f64(folded);
+                self.a[state_at(1, self.states, 0, channel, state)] =
+                    if folded.is_nan() { T::NAN } else { T::from_f64(folded) };
             }
         }
     }
@@ -85,7 +87,7 @@ impl<T: Real> SelectiveScan<T> {
 
     /// `y = (scan of u) · silu(z)`, each segment continuing from its lane of `state` and leaving its last one.
     ///
-    /// `u`, `delta` (before bias and softplus), `z` and `y` are (blocks, rows, channels); `b` and `c` (rows,
+    /// `u`, `delta` (before bias and softplus, after them when done), `z` and `y` are (blocks, rows, channels); `b` and `c` (rows,
     /// states); `state` is in the layout of [`state_len`], of `lanes` lanes.
     #[allow(clippy::too_many_arguments)] // one stage, and these are what it works on
     pub fn apply(
@@ -93,7 +95,7 @@ impl<T: Real> SelectiveScan<T> {
         workers: &Workers,
         segments: &[Segment],
         u: ArrayView3<T>,
-        delta: ArrayView3<T>,
+        mut delta: ArrayViewMut3<T>,
         z: ArrayView3<T>,
         b: ArrayView2<T>,
         c: ArrayView2<T>,
@@ -105,11 +107,13 @@ impl<T: Real> SelectiveScan<T> {
         let share = share(u.dim().0, 1, workers.count());
         let pieces = y
             .axis_chunks_iter_mut(Axis(0), share)
+            .zip(delta.axis_chunks_iter_mut(Axis(0), share))
             .zip(state.chunks_mut(share * block_len * lanes))
             .enumerate();
-        workers.for_each(pieces, |(piece, (mut y, state))| {
-            let blocks = y.outer_iter_mut().zip(state.chunks_exact_mut(block_len * lanes));
-            for (i, (mut y, state)) in blocks.enumerate() {
+        workers.for_each(pieces, |(piece, ((mut y, mut delta), state))| {
+            let blocks =
+                y.outer_iter_mut().zip(delta.outer_iter_mut()).zip(state.chunks_exact_mut(block_len * lanes));
+            for (i, ((mut y, mut delta), state)) in blocks.enumerate() {
                 let block = piece * share + i;
                 let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
                 for segment in segments {
@@ -117,7 +121,7 @@ impl<T: Real> SelectiveScan<T> {
                     let part = s![block, segment.rows.clone(), ..];
                     self.isa.dispatch(Scan {
                         u: u.slice(part),
-                        delta: delta.slice(part),
+                        delta: delta.slice_mut(rows),
                         z: z.slice(part),
                         b: b.slice(rows),
                         c: c.slice(rows),
@@ -176,7 +180,7 @@ mod tests {
                 // Now and then beyond softplus's threshold, and to where nothing decays.
                 delta: scaled(ROWS * channels, 4.0)
                     .into_iter()
-                    .map(|v| if v > 3.5 || v < -3.5 { 8.0 * v } else { v })
+                    .map(|v| if v.abs() > 3.5 { 8.0 * v } else { v })
                     .collect(),
                 z: scaled(ROWS * channels, 4.0),
                 b: scaled(ROWS * states, 1.0),
@@ -217,7 +221,8 @@ mod tests {
             scan.delta_bias_mut().copy_from_slice(&narrow(&self.delta_bias));
 
             let shape = [padded(channels) / CHANNEL_BLOCK, ROWS, CHANNEL_BLOCK];
-            let [u, delta, z] = [&self.u, &self.delta, &self.z].map(|v| to_blocks::<T>(v, ROWS, channels));
+            let [u, mut delta, z] =
+                [&self.u, &self.delta, &self.z].map(|v| to_blocks::<T>(v, ROWS, channels));
             // B and C side by side with something else before them, as they come.
             let wide = 3 + 2 * states;
             let mut projected = vec![T::from_f64(f64::NAN); ROWS * wide];
@@ -254,7 +259,7 @@ mod tests {
                     workers,
                     &segments,
                     view3(&u, shape),
-                    view3(&delta, shape),
+                    view3_mut(&mut delta, shape),
                     view3(&z, shape),
                     projected.slice(s![.., 3..3 + states]),
                     projected.slice(s![.., 3 + states..]),

@@ -111,7 +111,11 @@ impl<T: Real> Branches<'_, T> {
                 self.current.as_ptr().add((t - lag) * self.current.strides()[0] as usize)
             } else {
                 let age = lag - t - 1;
-                let row = if age <= self.newest { self.newest - age } else { self.newest + self.past.nrows() - age };
+                let row = if age <= self.newest {
+                    self.newest - age
+                } else {
+                    self.newest + self.past.nrows() - age
+                };
                 self.past.as_ptr().add(row * self.past.strides()[0] as usize)
             }
         }

@@ -294,12 +294,8 @@ impl<T: Real> Block<T> {
                         }
                     }
                 }
-                let whole = Layout {
-                    rows: count,
-                    columns: width,
-                    row_stride: width,
-                    block_stride: CHANNEL_BLOCK,
-                };
+                let whole =
+                    Layout { rows: count, columns: width, row_stride: width, block_stride: CHANNEL_BLOCK };
                 Block { out: tile.as_mut_ptr(), out_layout: whole, ..here }.rows::<S, 1>(s, count);
                 for r in 0..count {
                     for c in 0..columns {
@@ -324,7 +320,9 @@ impl<T: Real> Block<T> {
                         let column = p * width + v * S::LANES;
                         sums[r][p][v] = s.load(match self.bias {
                             Some(bias) => bias.add(column),
-                            None => self.out.add(r * self.out_layout.row_stride + self.out_layout.column(column)),
+                            None => {
+                                self.out.add(r * self.out_layout.row_stride + self.out_layout.column(column))
+                            }
                         });
                     }
                 }

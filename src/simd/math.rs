@@ -12,6 +12,8 @@ pub trait Constants: Sized + 'static {
     const ONE: Self;
     /// 0
     const ZERO: Self;
+    /// The quiet NaN with no payload.
+    const NAN: Self;
     /// ½
     const HALF: Self;
     /// log2(e)
@@ -22,7 +24,9 @@ pub trait Constants: Sized + 'static {
     const EXP_RANGE: [Self; 2];
     /// The same for 2^v.
     const EXP2_RANGE: [Self; 2];
-    /// One below the exponent of the smallest normal number.
+    /// Added to a number of small magnitude, leaves its nearest integer in the low bits.
+    const SHIFT: Self;
+    /// The exponent of the smallest normal number.
     const LOWEST_EXPONENT: Self;
     /// (e^r − 1 − r) / r² on ±½ ln 2.
     const EXP: &'static [Self];
@@ -36,6 +40,7 @@ pub trait Constants: Sized + 'static {
 
 #[rustfmt::skip]
 impl Constants for f32 {
+    const NAN: Self = f32::NAN;
     const ONE: Self = 1.0;
     const ZERO: Self = 0.0;
     const HALF: Self = 0.5;
@@ -43,7 +48,8 @@ impl Constants for f32 {
     const LN2: [Self; 2] = [0.693359375, -2.1219444e-4];
     const EXP_RANGE: [Self; 2] = [-104.0, 89.0];
     const EXP2_RANGE: [Self; 2] = [-151.0, 129.0];
-    const LOWEST_EXPONENT: Self = -127.0;
+    const SHIFT: Self = 12582912.0;
+    const LOWEST_EXPONENT: Self = -126.0;
     const EXP: &'static [Self] = &[0.00019875691, 0.0013981999, 0.008333452, 0.041665796, 0.16666666, 0.5];
     const EXP2: &'static [Self] = &[0.00015353362, 0.0013398874, 0.009618437, 0.055503324, 0.24022648, 0.6931472];
     const LOG: [&'static [Self]; 2] = [&[0.070376836, -0.1151461, 0.116769984, -0.12420141, 0.14249323, -0.16668057, 0.20000714, -0.24999994, 0.3333333], &[]];
@@ -52,6 +58,7 @@ impl Constants for f32 {
 
 #[rustfmt::skip]
 impl Constants for f64 {
+    const NAN: Self = f64::NAN;
     const ONE: Self = 1.0;
     const ZERO: Self = 0.0;
     const HALF: Self = 0.5;
@@ -59,7 +66,8 @@ impl Constants for f64 {
     const LN2: [Self; 2] = [0.693145751953125, 1.4286068203094172e-6];
     const EXP_RANGE: [Self; 2] = [-746.0, 710.0];
     const EXP2_RANGE: [Self; 2] = [-1076.0, 1025.0];
-    const LOWEST_EXPONENT: Self = -1023.0;
+    const SHIFT: Self = 6755399441055744.0;
+    const LOWEST_EXPONENT: Self = -1022.0;
     const EXP: &'static [Self] = &[1.6059043836821613e-10, 2.08767569878681e-09, 2.505210838544172e-08, 2.755731922398589e-07, 2.7557319223985893e-06, 2.48015873015873e-05, 0.0001984126984126984, 0.001388888888888889, 0.008333333333333333, 0.041666666666666664, 0.16666666666666666, 0.5];
     const EXP2: &'static [Self] = &[6.778726354822545e-14, 1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10, 7.054911620801123e-09, 1.01780860092397e-07, 1.321548679014431e-06, 1.5252733804059841e-05, 0.0001540353039338161, 0.0013333558146428443, 0.009618129107628477, 0.05550410866482158, 0.24022650695910072, 0.6931471805599453];
     const LOG: [&'static [Self]; 2] = [
@@ -102,15 +110,16 @@ pub fn exp2<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
     s.scale(p, k)
 }
 
-/// 2^v for v ≤ 0, with 0 for what lies below the normal range where that is quicker: the decay of the scan.
+/// 2^v for v ≤ 0, with 0 for what lies below the normal range: the decay of the scan. A NaN comes out as one
+/// if it has no payload.
 #[inline(always)]
 pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
-    let lowest = if S::FLUSHES { T::LOWEST_EXPONENT } else { T::EXP2_RANGE[0] };
-    let v = s.max(s.splat(lowest), v);
-    let k = s.round(v);
-    let r = s.sub(v, k);
+    let shift = s.splat(T::SHIFT);
+    let shifted = s.add(v, shift);
+    let r = s.sub(v, s.sub(shifted, shift));
     let p = s.fma(r, polynomial(s, T::EXP2, r), s.splat(T::ONE));
-    s.scale_down(p, k)
+    let below = s.greater(s.splat(T::LOWEST_EXPONENT), v);
+    s.select(below, s.splat(T::ZERO), s.add_exponent(p, shifted))
 }
 
 /// ln(1 + y) for y ≥ 0, exact to the last places for small y as well.
@@ -269,7 +278,7 @@ mod tests {
             let values: Vec<T> = values
                 .iter()
                 .copied()
-                .filter(|v| function != Exp2Nonpositive || !(v.to_f64() > 0.0))
+                .filter(|v| function != Exp2Nonpositive || v.to_f64() <= 0.0 || v.to_f64().is_nan())
                 .collect();
             let exact: Vec<f64> = values.iter().map(|v| exact(function, v.to_f64())).collect();
             for isa in Isa::available() {

@@ -52,8 +52,6 @@ pub trait Simd<T>: Copy {
     const LANES: usize;
     /// Rows of the tile of accumulators that the product with packed weights keeps in registers.
     const TILE_ROWS: usize;
-    /// Whether [`Simd::scale_down`] takes no exponent below the normal range, and gives 0 there.
-    const FLUSHES: bool = false;
 
     /// All lanes `value`.
     fn splat(self, value: T) -> Self::V;
@@ -83,12 +81,9 @@ pub trait Simd<T>: Copy {
     fn round(self, v: Self::V) -> Self::V;
     /// `v · 2^k` rounded once, for integral `k` with |k| at most twice the largest exponent.
     fn scale(self, v: Self::V, k: Self::V) -> Self::V;
-    /// The same for `k` ≤ 0; where the set [flushes](Simd::FLUSHES), for `k` from −127 (f64: −1023), with 0
-    /// for what lies below the normal range.
-    #[inline(always)]
-    fn scale_down(self, v: Self::V, k: Self::V) -> Self::V {
-        self.scale(v, k)
-    }
+    /// `v · 2^k` for normal `v` and results, where the low bits of `shifted` hold `k` (see
+    /// [`Constants::SHIFT`](math::Constants::SHIFT)).
+    fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V;
     /// `(m, e)` with `v = m · 2^e` and m in [√½, √2), for positive normal lanes.
     fn split(self, v: Self::V) -> (Self::V, Self::V);
     /// `a > b`, false where either is NaN.

@@ -1,13 +1,14 @@
 //! Plain Rust on small arrays: what every processor runs, and what the compiler vectorises as it can.
 
 use super::Simd;
+use super::math::Constants;
 
 /// The instruction set of the compilation target, whatever it is.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
 macro_rules! portable {
-    ($t:ty, $bits:ty, $int:ty, $lanes:literal, $mantissa:literal, $bias:literal, $round:expr, $sqrt_half:literal) => {
+    ($t:ty, $bits:ty, $int:ty, $lanes:literal, $mantissa:literal, $bias:literal, $sqrt_half:literal) => {
         impl Simd<$t> for Portable {
             type V = [$t; $lanes];
             type M = [bool; $lanes];
@@ -95,10 +96,10 @@ macro_rules! portable {
             }
             #[inline(always)]
             fn round(self, v: Self::V) -> Self::V {
-                // Adding 1.5 · 2^mantissa leaves no bits below one.
+                // Adding it leaves no bits below one.
                 let mut r = v;
                 for i in 0..$lanes {
-                    r[i] = (v[i] + $round) - $round;
+                    r[i] = (v[i] + <$t>::SHIFT) - <$t>::SHIFT;
                 }
                 r
             }
@@ -111,6 +112,14 @@ macro_rules! portable {
                     let half = k >> 1;
                     let power = |k: $int| <$t>::from_bits(((k + $bias) << $mantissa) as $bits);
                     r[i] = v[i] * power(half) * power(k - half);
+                }
+                r
+            }
+            #[inline(always)]
+            fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V {
+                let mut r = v;
+                for i in 0..$lanes {
+                    r[i] = <$t>::from_bits(v[i].to_bits().wrapping_add(shifted[i].to_bits() << $mantissa));
                 }
                 r
             }
@@ -145,5 +154,5 @@ macro_rules! portable {
     };
 }
 
-portable!(f32, u32, i32, 4, 23, 127, 12582912.0, 0.70710678118654752440);
-portable!(f64, u64, i64, 2, 52, 1023, 6755399441055744.0, 0.70710678118654752440);
+portable!(f32, u32, i32, 4, 23, 127, 0.70710678118654752440);
+portable!(f64, u64, i64, 2, 52, 1023, 0.70710678118654752440);

@@ -1,9 +1,15 @@
 //! The selective scan: softplus, decay, update, output, skip and gate of a block of channels in one pass.
 
+use std::ops::Range;
+
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::{Kernel, Real, Simd, math};
 use crate::ops::CHANNEL_BLOCK;
+
+/// Rows whose activations are computed ahead of the recurrence, so that their long chains of operations
+/// overlap; few enough to stay in L1 until it comes by.
+const TILE_ROWS: usize = 64;
 
 /// For every row t of one block of channels, with the state s carried from row to row:
 ///
@@ -11,8 +17,8 @@ use crate::ops::CHANNEL_BLOCK;
 pub struct Scan<'a, T> {
     /// (rows, channels): the input u.
     pub u: ArrayView2<'a, T>,
-    /// (rows, channels): δ before its bias and softplus.
-    pub delta: ArrayView2<'a, T>,
+    /// (rows, channels): δ before its bias and softplus, and after them when done.
+    pub delta: ArrayViewMut2<'a, T>,
     /// (rows, channels): the gate before its activation.
     pub z: ArrayView2<'a, T>,
     /// (rows, states): input coefficients B.
@@ -52,7 +58,10 @@ impl<T: Real> Scan<'_, T> {
         let (rows, channels) = self.u.dim();
         let states = self.b.ncols();
         assert_eq!((V * S::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
-        assert_eq!((self.delta.dim(), self.z.dim(), self.y.dim()), (self.u.dim(), self.u.dim(), self.u.dim()));
+        assert_eq!(
+            (self.delta.dim(), self.z.dim(), self.y.dim()),
+            (self.u.dim(), self.u.dim(), self.u.dim())
+        );
         assert_eq!((self.b.dim(), self.c.dim()), ((rows, states), (rows, states)));
         assert_eq!((self.a.len(), self.state.len()), (channels * states, channels * states));
         assert_eq!((self.delta_bias.len(), self.skip.len()), (channels, channels));
@@ -63,47 +72,79 @@ impl<T: Real> Scan<'_, T> {
             assert!(states < 2 || strides[1] == 1);
             assert!(strides[0] >= 0);
         }
-        let [u_step, delta_step, z_step] =
-            [&self.u, &self.delta, &self.z].map(|view| view.strides()[0] as usize);
-        let [b_step, c_step] = [&self.b, &self.c].map(|view| view.strides()[0] as usize);
-        let y_step = self.y.strides()[0] as usize;
-
-        // SAFETY: the assertions above keep every row, channel and state inside its array.
-        unsafe {
-            let (a, state) = (self.a.as_ptr(), self.state.as_mut_ptr());
-            let mut skip = [s.splat(T::ZERO); V];
-            let mut delta_bias = skip;
-            for v in 0..V {
-                skip[v] = s.load(self.skip.as_ptr().add(v * S::LANES));
-                delta_bias[v] = s.load(self.delta_bias.as_ptr().add(v * S::LANES));
+        for start in (0..rows).step_by(TILE_ROWS) {
+            let tile = start..rows.min(start + TILE_ROWS);
+            // SAFETY: the assertions above keep every row, channel and state inside its array.
+            unsafe {
+                self.activate::<S, V>(s, tile.clone());
+                self.recur::<S, V>(s, tile);
             }
-            for t in 0..rows {
-                let b = self.b.as_ptr().add(t * b_step);
-                let c = self.c.as_ptr().add(t * c_step);
-                let mut y = [s.splat(T::ZERO); V];
-                let (mut u, mut delta, mut delta_u) = (y, y, y);
+        }
+    }
+
+    /// delta ← softplus(delta + delta_bias), y ← silu(z)
+    #[inline(always)]
+    unsafe fn activate<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
+        let (delta_step, z_step) = (self.delta.strides()[0] as usize, self.z.strides()[0] as usize);
+        let y_step = self.y.strides()[0] as usize;
+        // SAFETY: the caller's promise: the rows exist, and `V` vectors of channels.
+        unsafe {
+            for t in rows {
                 for v in 0..V {
                     let at = v * S::LANES;
-                    u[v] = s.load(self.u.as_ptr().add(t * u_step + at));
-                    delta[v] = s.load(self.delta.as_ptr().add(t * delta_step + at));
-                    delta[v] = math::softplus(s, s.add(delta[v], delta_bias[v]));
+                    let delta = self.delta.as_mut_ptr().add(t * delta_step + at);
+                    let biased = s.add(s.load(delta), s.load(self.delta_bias.as_ptr().add(at)));
+                    s.store(delta, math::softplus(s, biased));
+                    let z = s.load(self.z.as_ptr().add(t * z_step + at));
+                    s.store(self.y.as_mut_ptr().add(t * y_step + at), math::silu(s, z));
+                }
+            }
+        }
+    }
+
+    /// The recurrence, and y ← (s·c + skip·u) · y
+    #[inline(always)]
+    unsafe fn recur<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
+        let states = self.b.ncols();
+        let (u_step, delta_step) = (self.u.strides()[0] as usize, self.delta.strides()[0] as usize);
+        let (b_step, c_step) = (self.b.strides()[0] as usize, self.c.strides()[0] as usize);
+        let y_step = self.y.strides()[0] as usize;
+        let (a, state) = (self.a.as_ptr(), self.state.as_mut_ptr());
+        // SAFETY: the caller's promise: the rows exist, `V` vectors of channels, and all states.
+        unsafe {
+            for t in rows {
+                let b = self.b.as_ptr().add(t * b_step);
+                let c = self.c.as_ptr().add(t * c_step);
+                let mut u = [s.splat(T::ZERO); V];
+                let (mut delta, mut delta_u) = (u, u);
+                for v in 0..V {
+                    u[v] = s.load(self.u.as_ptr().add(t * u_step + v * S::LANES));
+                    delta[v] = s.load(self.delta.as_ptr().add(t * delta_step + v * S::LANES));
                     delta_u[v] = s.mul(delta[v], u[v]);
                 }
-                for n in 0..states {
-                    let (b, c) = (s.splat(*b.add(n)), s.splat(*c.add(n)));
-                    for v in 0..V {
-                        let at = n * CHANNEL_BLOCK + v * S::LANES;
-                        let decay = math::exp2_nonpositive(s, s.mul(delta[v], s.load(a.add(at))));
-                        let next = s.fma(decay, s.load(state.add(at)), s.mul(delta_u[v], b));
-                        s.store(state.add(at), next);
-                        y[v] = s.fma(next, c, y[v]);
+                // Two sums, of the even and of the odd states: half the latency.
+                let mut sums = [[s.splat(T::ZERO); V]; 2];
+                for pair in 0..states.div_ceil(2) {
+                    for (odd, sums) in sums.iter_mut().enumerate() {
+                        let n = 2 * pair + odd;
+                        if n == states {
+                            break;
+                        }
+                        let (b, c) = (s.splat(*b.add(n)), s.splat(*c.add(n)));
+                        for v in 0..V {
+                            let at = n * CHANNEL_BLOCK + v * S::LANES;
+                            let decay = math::exp2_nonpositive(s, s.mul(delta[v], s.load(a.add(at))));
+                            let next = s.fma(decay, s.load(state.add(at)), s.mul(delta_u[v], b));
+                            s.store(state.add(at), next);
+                            sums[v] = s.fma(next, c, sums[v]);
+                        }
                     }
                 }
                 for v in 0..V {
-                    let at = v * S::LANES;
-                    let z = s.load(self.z.as_ptr().add(t * z_step + at));
-                    let gated = s.mul(s.fma(skip[v], u[v], y[v]), math::silu(s, z));
-                    s.store(self.y.as_mut_ptr().add(t * y_step + at), gated);
+                    let y = self.y.as_mut_ptr().add(t * y_step + v * S::LANES);
+                    let skip = s.load(self.skip.as_ptr().add(v * S::LANES));
+                    let sum = s.fma(skip, u[v], s.add(sums[0][v], sums[1][v]));
+                    s.store(y, s.mul(sum, s.load(y)));
                 }
             }
         }

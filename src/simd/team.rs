@@ -112,7 +112,9 @@ impl Team {
         let shared = &*self.shared;
         // SAFETY: the lifetime is hidden, not extended: the job is closed, with nobody inside, before this returns.
         let call = unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(call)
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
+                call,
+            )
         };
         // SAFETY: `&mut self` makes this the only leader, and the last job was closed and left by all.
         unsafe { *shared.job.get() = Job { pieces, call } };

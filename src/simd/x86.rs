@@ -80,7 +80,6 @@ impl Simd<f32> for Avx2 {
     type M = __m256;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
-    const FLUSHES: bool = true;
 
     memory!(f32, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps);
     intrinsics! {
@@ -112,11 +111,11 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
-    fn scale_down(self, v: __m256, k: __m256) -> __m256 {
+    fn add_exponent(self, v: __m256, shifted: __m256) -> __m256 {
         // SAFETY: `self` exists, so the processor has the instructions.
         unsafe {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
-            _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), exponent))
         }
     }
     #[inline(always)]
@@ -176,6 +175,14 @@ impl Simd<f64> for Avx2 {
             let first = _mm256_slli_epi64::<52>(_mm256_add_epi64(half, bias));
             let second = _mm256_slli_epi64::<52>(_mm256_add_epi64(_mm256_sub_epi64(k, half), bias));
             _mm256_mul_pd(_mm256_mul_pd(v, _mm256_castsi256_pd(first)), _mm256_castsi256_pd(second))
+        }
+    }
+    #[inline(always)]
+    fn add_exponent(self, v: __m256d, shifted: __m256d) -> __m256d {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe {
+            let exponent = _mm256_slli_epi64::<52>(_mm256_castpd_si256(shifted));
+            _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(v), exponent))
         }
     }
     #[inline(always)]
@@ -240,6 +247,14 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
     }
     #[inline(always)]
+    fn add_exponent(self, v: __m512, shifted: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), exponent))
+        }
+    }
+    #[inline(always)]
     fn split(self, v: __m512) -> (__m512, __m512) {
         // SAFETY: `self` exists, so the processor has the instructions.
         unsafe {
@@ -284,6 +299,14 @@ impl Simd<f64> for Avx512 {
     fn round(self, v: __m512d) -> __m512d {
         // SAFETY: `self` exists, so the processor has the instruction.
         unsafe { _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn add_exponent(self, v: __m512d, shifted: __m512d) -> __m512d {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe {
+            let exponent = _mm512_slli_epi64::<52>(_mm512_castpd_si512(shifted));
+            _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(v), exponent))
+        }
     }
     #[inline(always)]
     fn split(self, v: __m512d) -> (__m512d, __m512d) {

@@ -1,0 +1,134 @@
+//! Times each stage alone at the shapes of a case, one line a stage, beside its own floor.
+//!
+//!     cargo bench --bench stages -- [threads]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use lite_mamba::ops::conv::{DepthwiseConv, Segment};
+use lite_mamba::ops::linear::{Groups, Input, Linear, Output};
+use lite_mamba::ops::scan::{SelectiveScan, state_len};
+use lite_mamba::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
+use lite_mamba::simd::Isa;
+use lite_mamba::threads::{Workers, set_num_threads};
+
+/// Values that are neither zero nor denormal, and the same at every run.
+fn noise(len: usize, scale: f32) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Median seconds of 31 calls after three.
+fn median(mut call: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..34)
+        .map(|_| {
+            let begin = Instant::now();
+            call();
+            begin.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.drain(..3);
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, outputs: usize) {
+    let mut linear = Linear::zeroed("weights", isa, outputs, Groups::one(inputs)).unwrap();
+    linear.set_weight(0, &noise(inputs * outputs, 0.1));
+    let blocks = |columns: usize| [padded(columns) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
+    let x = noise(rows * padded(inputs), 1.0);
+    let mut out = vec![0.0; rows * padded(outputs)];
+    let operations = 2.0 * (rows * inputs * outputs) as f64;
+    for (layout, is_blocks) in [("rows to blocks", false), ("blocks to rows", true)] {
+        let seconds = median(|| {
+            let (x, out) = if is_blocks {
+                (Input::Blocks(view3(&x, blocks(inputs))), Output::Rows(view2_mut(&mut out, [rows, outputs])))
+            } else {
+                (Input::Rows(view2(&x, [rows, inputs])), Output::Blocks(view3_mut(&mut out, blocks(outputs))))
+            };
+            linear.apply(workers, x, out);
+        });
+        black_box(&out);
+        println!(
+            "{name:9} {rows:4} x {inputs:4} -> {outputs:4} {layout}: {:9.1} µs, {:6.1} GFLOP/s, {:5.1} GB/s of weights",
+            seconds * 1e6,
+            operations / seconds / 1e9,
+            (inputs * outputs * 4) as f64 / seconds / 1e9
+        );
+    }
+}
+
+fn main() {
+    let threads = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(1);
+    set_num_threads(threads).unwrap();
+    let isa = Isa::current();
+    println!("{} with {threads} threads", isa.name());
+    for rows in [1, 16, 384] {
+        let workers = Workers::for_operations(f64::INFINITY);
+        for d in [256, 512, 768] {
+            let e = 2 * d;
+            linear(isa, &workers, "in_proj/2", rows, d, e);
+            linear(isa, &workers, "x_proj", rows, e, d.div_ceil(16) + 32);
+            linear(isa, &workers, "dt_proj", rows, d.div_ceil(16), e);
+            linear(isa, &workers, "out_proj", rows, e, d);
+        }
+        for (e, taps, dilations) in [(1024, 3, &[1, 2, 4, 8][..]), (512, 4, &[1, 2, 4]), (1536, 4, &[1])] {
+            let blocks = e / CHANNEL_BLOCK;
+            let inner = [blocks, rows, CHANNEL_BLOCK];
+            let segments = [Segment { lane: 0, rows: 0..rows, offset: 100 }];
+            let mut conv = DepthwiseConv::zeroed(isa, e, taps, dilations).unwrap();
+            for branch in 0..dilations.len() {
+                conv.set_weight(branch, &noise(e * taps, 1.0));
+            }
+            let (x, gates) = (noise(rows * e, 1.0), vec![0.3; dilations.len()]);
+            let ring = (taps - 1) * dilations.last().unwrap() + 1;
+            let mut history = noise(e * ring, 1.0);
+            let mut u = vec![0.0; rows * e];
+            let seconds = median(|| {
+                let history = view4_mut(&mut history, [blocks, 1, ring, CHANNEL_BLOCK]);
+                let u = view4_mut(&mut u, [1, blocks, rows, CHANNEL_BLOCK]);
+                conv.apply(&workers, 0..dilations.len(), &gates, &segments, view3(&x, inner), history, u);
+            });
+            let per = |seconds: f64| seconds * 1e9 / (rows * e) as f64;
+            println!(
+                "conv {rows} x {e}, {taps} taps, {dilations:?}: {:.1} µs, {:.3} ns an element",
+                seconds * 1e6,
+                per(seconds)
+            );
+
+            let states = 16;
+            let mut scan = SelectiveScan::zeroed(isa, e, states).unwrap();
+            scan.set_a_log(&noise(e * states, 1.0));
+            let (mut delta, z, bc) =
+                (noise(rows * e, 1.0), noise(rows * e, 1.0), noise(rows * 2 * states, 1.0));
+            let mut state = vec![0.0; state_len(1, e, states).unwrap()];
+            let mut y = vec![0.0; rows * e];
+            let seconds = median(|| {
+                let bc = view2(&bc, [2 * rows, states]);
+                let (b, c) = bc.split_at(ndarray::Axis(0), rows);
+                scan.apply(
+                    &workers,
+                    &segments,
+                    view3(&u, inner),
+                    view3_mut(&mut delta, inner),
+                    view3(&z, inner),
+                    b,
+                    c,
+                    &mut state,
+                    1,
+                    view3_mut(&mut y, inner),
+                );
+            });
+            black_box(&y);
+            println!(
+                "scan {rows} x {e}, {states} states: {:.1} µs, {:.3} ns an element",
+                seconds * 1e6,
+                per(seconds)
+            );
+        }
+    }
+}
