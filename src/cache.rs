@@ -345,6 +345,8 @@ impl Cache {
     pub(crate) fn with_state<R>(&mut self, call: impl FnOnce(&mut State<f32>) -> R) -> R {
         self.poisoned = true;
         let result = call(&mut self.state);
+        #[cfg(test)]
+        crate::fault::at(crate::fault::Point::State);
         self.poisoned = false;
         result
     }

@@ -16,7 +16,8 @@ pub struct InferenceParams {
 
 #[derive(Debug)]
 struct Entry {
-    cache: Cache,
+    /// On its own, so that a borrowed pointer to it stays valid when other layers' caches are added.
+    cache: Box<Cache>,
     /// Which layer made it: [`Layer::id`].
     layer: u64,
 }
@@ -41,7 +42,7 @@ impl InferenceParams {
 
     /// The cache of the layer of that number, `None` before its first use.
     pub fn cache(&mut self, layer_idx: u64) -> Option<&mut Cache> {
-        self.caches.get_mut(&layer_idx).map(|entry| &mut entry.cache)
+        self.caches.get_mut(&layer_idx).map(|entry| &mut *entry.cache)
     }
 
     /// The cache of `layer`, made now if this is its first use.
@@ -58,7 +59,7 @@ impl InferenceParams {
                 fail!(InvalidArgument, "layer has layer_idx {layer_idx}, which another layer uses already");
             }
         } else {
-            let cache = Cache::new(layer, self.batch, self.max_seqlen)?;
+            let cache = Box::new(Cache::new(layer, self.batch, self.max_seqlen)?);
             self.caches.insert(layer_idx, Entry { cache, layer: layer.id() });
         }
         Ok(self.cache(layer_idx).expect("found or inserted above"))

@@ -7,6 +7,8 @@
 mod cache;
 mod environment;
 mod error;
+#[cfg(test)]
+mod fault;
 pub mod ffi;
 mod inference;
 mod layer;

@@ -1,0 +1,308 @@
+//! PARAMETERS AND FILES
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use super::arguments::{
+    check, enumerated, give, object, object_mut, optional_string, slice, slice_mut, string, write_struct,
+};
+use super::boundary;
+use super::config::{DTYPES, from_c};
+use super::types::{lm_config, lm_layer, lm_status, lm_tensor_info};
+use crate::error::{ErrorKind, Result, fail};
+use crate::layer::{DType, Layer, ParameterInfo};
+use crate::memory::Buffer;
+use crate::weights;
+
+/// Number of parameters that lm_parameter_info describes. 0 for NULL.
+///
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_num_parameters(layer: *const lm_layer) -> usize {
+    // SAFETY: a handle, as the header asks for.
+    boundary::value(0, || Ok(unsafe { object(layer, "layer") }?.parameters().len()))
+}
+
+/// Describes a parameter. Names, shapes and order are those of the reference's state dict; of two names for
+/// one tensor (`conv1d.weight` is branch 0's) only one is listed, and every function accepts both.
+///
+/// index: below lm_num_parameters.
+/// info: to be filled.
+/// struct_size: sizeof(lm_tensor_info).
+///
+/// LM_ERR_INVALID_ARGUMENT for an index out of range or a struct_size that this library does not know.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_parameter_info(
+    layer: *const lm_layer,
+    index: usize,
+    info: *mut lm_tensor_info,
+    struct_size: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let Some(parameter) = layer.parameters().get(index) else {
+            fail!(
+                InvalidArgument,
+                "index is {index}; this layer has {} parameters",
+                layer.parameters().len()
+            );
+        };
+        let ParameterInfo { name, shape, weight_decay, .. } = parameter;
+        let described = tensor_info(name, shape, layer.config().dtype, *weight_decay, struct_size)?;
+        write_struct(&described, info, struct_size, "info")
+    })
+}
+
+/// What C is told of a tensor.
+pub(super) fn tensor_info(
+    name: &str,
+    shape: &[usize],
+    dtype: DType,
+    weight_decay: bool,
+    struct_size: usize,
+) -> Result<lm_tensor_info> {
+    let mut info = lm_tensor_info {
+        struct_size,
+        ndim: shape.len(),
+        shape: [1; 4],
+        count: shape.iter().product(),
+        dtype: dtype as u32,
+        weight_decay: weight_decay.into(),
+        name: [0; _],
+    };
+    if shape.len() > info.shape.len() || name.len() >= info.name.len() {
+        fail!(Internal, "{name} of shape {shape:?} does not fit lm_tensor_info");
+    }
+    info.shape[..shape.len()].copy_from_slice(shape);
+    for (to, from) in info.name.iter_mut().zip(name.bytes()) {
+        *to = from as c_char;
+    }
+    Ok(info)
+}
+
+/// Copies a parameter out.
+///
+/// name: as in lm_parameter_info, or its other name.
+/// out: count floats.
+/// count: the parameter's number of values, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another count.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_get_parameter(
+    layer: *const lm_layer,
+    name: *const c_char,
+    out: *mut f32,
+    count: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        layer.get_parameter(string(name, "name")?, slice_mut(out, count, "out")?)
+    })
+}
+
+/// Replaces a parameter. Caches stay as they are.
+///
+/// name: as in lm_parameter_info, or its other name.
+/// values: count floats.
+/// count: the parameter's number of values, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another count; LM_ERR_OUT_OF_MEMORY.
+/// One thread at a time, with no other use of the layer meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_set_parameter(
+    layer: *mut lm_layer,
+    name: *const c_char,
+    values: *const f32,
+    count: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object_mut(layer, "layer")?;
+        layer.set_parameter(string(name, "name")?, slice(values, count, "values")?)
+    })
+}
+
+/// Copies a parameter out in a type of the caller's choice: every value exactly where the type can hold
+/// it, as F64 always can, else rounded to nearest.
+///
+/// name: as in lm_parameter_info, or its other name.
+/// dtype: an LM_DTYPE_ value; DEFAULT is the parameter's own type.
+/// out: the values, at any alignment.
+/// bytes: the size of the parameter's values in that type, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another size; LM_ERR_INVALID_ARGUMENT for
+/// no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_get_parameter_typed(
+    layer: *const lm_layer,
+    name: *const c_char,
+    dtype: u32,
+    out: *mut c_void,
+    bytes: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let name = string(name, "name")?;
+        let out = slice_mut(out.cast::<u8>(), bytes, "out")?;
+        let dtype = typed(layer, dtype)?;
+        let mut values = typed_values(name, dtype, bytes)?;
+        layer.get_parameter(name, &mut values)?;
+        match dtype {
+            DType::F32 => write_as(&values, out, |v| v.to_ne_bytes()),
+            DType::F64 => write_as(&values, out, |v| f64::from(v).to_ne_bytes()),
+            DType::Bf16 => write_as(&values, out, |v| bf16::from_f32(v).to_ne_bytes()),
+            DType::F16 => write_as(&values, out, |v| f16::from_f32(v).to_ne_bytes()),
+        }
+        Ok(())
+    })
+}
+
+/// Replaces a parameter with values of a type of the caller's choice: every value exactly where the layer's
+/// type can hold it, else rounded to nearest. Caches stay as they are.
+///
+/// name: as in lm_parameter_info, or its other name.
+/// dtype: an LM_DTYPE_ value; DEFAULT is the parameter's own type.
+/// values: the values, at any alignment.
+/// bytes: the size of the parameter's values in that type, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another size; LM_ERR_INVALID_ARGUMENT for
+/// no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
+/// One thread at a time, with no other use of the layer meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_set_parameter_typed(
+    layer: *mut lm_layer,
+    name: *const c_char,
+    dtype: u32,
+    values: *const c_void,
+    bytes: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object_mut(layer, "layer")?;
+        let name = string(name, "name")?;
+        let given = slice(values.cast::<u8>(), bytes, "values")?;
+        let dtype = typed(layer, dtype)?;
+        let mut values = typed_values(name, dtype, bytes)?;
+        match dtype {
+            DType::F32 => read_as(given, &mut values, f32::from_ne_bytes),
+            DType::F64 => read_as(given, &mut values, |b| f64::from_ne_bytes(b) as f32),
+            DType::Bf16 => read_as(given, &mut values, |b| bf16::from_ne_bytes(b).to_f32()),
+            DType::F16 => read_as(given, &mut values, |b| f16::from_ne_bytes(b).to_f32()),
+        }
+        layer.set_parameter(name, &values)
+    })
+}
+
+/// The type that `dtype` stands for in a layer.
+fn typed(layer: &Layer, dtype: u32) -> Result<DType> {
+    let default = [(0, "LM_DTYPE_DEFAULT", layer.config().dtype)];
+    enumerated(dtype, &[&default[..], &DTYPES].concat(), ErrorKind::InvalidArgument, "dtype")
+}
+
+/// Room for the f32 values that `bytes` bytes of `dtype` are.
+fn typed_values(name: &str, dtype: DType, bytes: usize) -> Result<Buffer<f32>> {
+    let size = match dtype {
+        DType::F64 => 8,
+        DType::F32 => 4,
+        DType::Bf16 | DType::F16 => 2,
+    };
+    if !bytes.is_multiple_of(size) {
+        fail!(ShapeMismatch, "bytes is {bytes}; {name} in that type takes a multiple of {size}");
+    }
+    Buffer::zeroed(name, bytes / size)
+}
+
+fn write_as<const N: usize>(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {
+    for (to, &from) in out.as_chunks_mut().0.iter_mut().zip(values) {
+        *to = convert(from);
+    }
+}
+
+fn read_as<const N: usize>(given: &[u8], values: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
+    for (to, &from) in values.iter_mut().zip(given.as_chunks().0) {
+        *to = convert(from);
+    }
+}
+
+/// Creates a layer from a safetensors file. Freed by lm_destroy.
+///
+/// Tensors are named as in the reference's state dict, each after the prefix. Of two names for one tensor
+/// either alone is enough; if the file has both they must agree. The configuration is config if given, and
+/// is then checked against the shapes; else the file's metadata `lite_mamba.config`, which lm_save and the
+/// exporter write; with neither, only a layer of LM_VARIANT_BASELINE loads, all its sizes taken from the
+/// shapes.
+///
+/// path: the file.
+/// prefix: what the layer's names begin with in the file, with or without a dot at the end, such as
+///         "layers.0.mixer"; NULL for none.
+/// config: NULL to take it from the file.
+/// layer: receives the handle.
+///
+/// LM_ERR_NOT_FOUND for no such file; LM_ERR_IO when it cannot be read; LM_ERR_FORMAT for a file cut short
+/// or a tensor missing, unknown or contradictory, which the message names; LM_ERR_SHAPE_MISMATCH for a
+/// tensor of another shape; LM_ERR_INVALID_CONFIG; LM_ERR_UNSUPPORTED; LM_ERR_OUT_OF_MEMORY.
+/// Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_load(
+    path: *const c_char,
+    prefix: *const c_char,
+    config: *const lm_config,
+    layer: *mut *mut lm_layer,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let path = Path::new(string(path, "path")?);
+        let prefix = optional_string(prefix, "prefix")?;
+        let config = if config.is_null() { None } else { Some(from_c(config)?) };
+        check(layer, "layer")?;
+        give(weights::load(path, prefix, config.as_ref())?, layer);
+        Ok(())
+    })
+}
+
+/// lm_load from a file's content in memory, which is not kept.
+///
+/// data: size bytes, at any alignment.
+///
+/// Errors as lm_load.
+/// Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_load_memory(
+    data: *const c_void,
+    size: usize,
+    prefix: *const c_char,
+    config: *const lm_config,
+    layer: *mut *mut lm_layer,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let data = slice(data.cast::<u8>(), size, "data")?;
+        let prefix = optional_string(prefix, "prefix")?;
+        let config = if config.is_null() { None } else { Some(from_c(config)?) };
+        check(layer, "layer")?;
+        give(weights::load_memory(data, prefix, config.as_ref())?, layer);
+        Ok(())
+    })
+}
+
+/// Writes a layer to a safetensors file that lm_load and the reference's load_state_dict read, its
+/// configuration in the metadata `lite_mamba.config`. An existing file is replaced.
+///
+/// LM_ERR_IO when it cannot be written.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_save(layer: *const lm_layer, path: *const c_char) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        weights::save(layer, Path::new(string(path, "path")?))
+    })
+}

@@ -1,0 +1,229 @@
+//! STREAMING
+
+use std::ffi::c_char;
+
+use super::arguments::{
+    check, enumerated, give, object, object_mut, slice, slice_mut, string, take_back, tokens, write_struct,
+};
+use super::boundary;
+use super::config::DTYPES;
+use super::parameters::tensor_info;
+use super::types::{lm_cache, lm_dtype::LM_DTYPE_DEFAULT, lm_layer, lm_status, lm_tensor_info};
+use crate::cache::Cache;
+use crate::error::{ErrorKind, fail};
+use crate::layer::DType;
+
+/// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
+///
+/// layer: the layer it is for; any other layer of the same shape can use it as well.
+/// batch: number of sequences.
+/// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
+///             sequence, which may be of any length.
+/// dtype: in which the state is held: LM_DTYPE_DEFAULT, which is F32 for an F32 layer, or that type itself.
+/// cache: receives the handle.
+///
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for a type that this version cannot
+/// hold the state in; LM_ERR_OUT_OF_MEMORY.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_alloc_cache(
+    layer: *const lm_layer,
+    batch: usize,
+    max_seqlen: usize,
+    dtype: u32,
+    cache: *mut *mut lm_cache,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let dtypes = [&[(LM_DTYPE_DEFAULT as u32, "LM_DTYPE_DEFAULT", DType::F32)], &DTYPES[..]].concat();
+        let state_type = enumerated(dtype, &dtypes, ErrorKind::InvalidArgument, "dtype")?;
+        if state_type != DType::F32 {
+            fail!(Unsupported, "dtype is {dtype}; this version holds the state of an F32 layer in F32 only");
+        }
+        check(cache, "cache")?;
+        give(Cache::new(layer, batch, max_seqlen)?, cache);
+        Ok(())
+    })
+}
+
+/// Computes the next token of every sequence: lm_forward with the cache's batch and a seqlen of 1, to the
+/// bit.
+///
+/// x: (batch, d_model), one token for each sequence of the cache.
+/// cache: the state, which moves on by one token.
+/// y: (batch, d_model); may be x itself.
+///
+/// Errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_step(
+    layer: *const lm_layer,
+    x: *const f32,
+    cache: *mut lm_cache,
+    y: *mut f32,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let cache = object_mut(cache, "cache")?;
+        let batch = cache.batch();
+        if batch == 0 {
+            return Ok(());
+        }
+        let shape = [("batch", batch), ("seqlen", 1), ("d_model", layer.dims().d_model)];
+        layer.forward(tokens(x, y, shape)?, batch, 1, Some(cache))
+    })
+}
+
+/// Frees a cache of lm_alloc_cache or lm_cache_clone. NULL is ignored.
+///
+/// Any thread, with no other use of the cache meanwhile or afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_free_cache(cache: *mut lm_cache) {
+    // SAFETY: the caller gives the handle up.
+    boundary::value((), || unsafe {
+        take_back(cache);
+        Ok(())
+    })
+}
+
+/// Returns every sequence to its beginning, and makes a cache that LM_ERR_INTERNAL left unusable usable
+/// again.
+///
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_reset(cache: *mut lm_cache) -> lm_status {
+    // SAFETY: a handle, as the header asks for.
+    boundary::status(|| unsafe {
+        object_mut(cache, "cache")?.reset();
+        Ok(())
+    })
+}
+
+/// Creates a copy of a cache that continues from the same state on its own. Freed by lm_free_cache.
+///
+/// cache: to be copied.
+/// clone: receives the handle.
+///
+/// LM_ERR_OUT_OF_MEMORY.
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_clone(cache: *const lm_cache, clone: *mut *mut lm_cache) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let cache = object(cache, "cache")?;
+        check(clone, "clone")?;
+        give(cache.try_clone()?, clone);
+        Ok(())
+    })
+}
+
+/// Number of sequences. 0 for NULL.
+///
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_batch(cache: *const lm_cache) -> usize {
+    // SAFETY: a handle, as the header asks for.
+    boundary::value(0, || Ok(unsafe { object(cache, "cache") }?.batch()))
+}
+
+/// Number of tokens since the beginning, of the sequence that has had most. 0 for NULL.
+///
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_seqlen_offset(cache: *const lm_cache) -> u64 {
+    // SAFETY: a handle, as the header asks for.
+    boundary::value(0, || Ok(unsafe { object(cache, "cache") }?.seqlen_offset()))
+}
+
+/// Memory that the state takes, in bytes. 0 for NULL.
+///
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_bytes(cache: *const lm_cache) -> usize {
+    // SAFETY: a handle, as the header asks for.
+    boundary::value(0, || Ok(unsafe { object(cache, "cache") }?.bytes()))
+}
+
+/// Copies a state out, in the reference's layout.
+///
+/// name: "ssm_state" of shape (batch, d_inner, d_state), or "conv_state.0", "conv_state.1", ... of shape
+///       (batch, d_inner, (d_conv - 1) * dilation + 1), oldest input first; see lm_cache_state_info.
+/// out: count floats.
+/// count: the state's number of values, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another count.
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_get_state(
+    cache: *const lm_cache,
+    name: *const c_char,
+    out: *mut f32,
+    count: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let cache = object(cache, "cache")?;
+        cache.get_state(string(name, "name")?, slice_mut(out, count, "out")?)
+    })
+}
+
+/// Replaces a state. The number of tokens seen stays as it is. Branches that share one history (those of
+/// PTCN and DPWC all see the same input) share what is written: writing "conv_state.i" sets the last
+/// (d_conv - 1) * dilation + 1 inputs of that history, so write the longest one.
+///
+/// name: as in lm_cache_get_state.
+/// values: count floats, in the layout of lm_cache_get_state.
+/// count: the state's number of values, exactly.
+///
+/// LM_ERR_NOT_FOUND for another name; LM_ERR_SHAPE_MISMATCH for another count.
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_set_state(
+    cache: *mut lm_cache,
+    name: *const c_char,
+    values: *const f32,
+    count: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let cache = object_mut(cache, "cache")?;
+        cache.set_state(string(name, "name")?, slice(values, count, "values")?)
+    })
+}
+
+/// Number of states that lm_cache_state_info describes: one for each branch, and "ssm_state". 0 for NULL.
+///
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_num_states(cache: *const lm_cache) -> usize {
+    // SAFETY: a handle, as the header asks for.
+    boundary::value(0, || Ok(unsafe { object(cache, "cache") }?.states().len()))
+}
+
+/// Describes a state.
+///
+/// index: below lm_cache_num_states.
+/// info: to be filled.
+/// struct_size: sizeof(lm_tensor_info).
+///
+/// LM_ERR_INVALID_ARGUMENT for an index out of range or a struct_size that this library does not know.
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_state_info(
+    cache: *const lm_cache,
+    index: usize,
+    info: *mut lm_tensor_info,
+    struct_size: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let states = object(cache, "cache")?.states();
+        let Some(state) = states.get(index) else {
+            fail!(InvalidArgument, "index is {index}; this cache has {} states", states.len());
+        };
+        let described = tensor_info(&state.name, &state.shape, DType::F32, false, struct_size)?;
+        write_struct(&described, info, struct_size, "info")
+    })
+}
