@@ -1,8 +1,9 @@
 //! Vector `exp`, `exp2`, `softplus` and `silu`.
 //!
-//! Largest errors in f32, over all finite arguments, AVX2 and AVX-512 (see the ignored exhaustive test):
-//! `exp` and `exp2` 1 ulp, `softplus` 2 ulp, `silu` 3 ulp. NaN, infinities and denormal results are as
-//! IEEE 754 has them. The polynomials are those of Cephes in f32, Taylor's in f64 (`log`: Cephes).
+//! Largest distance from the correctly rounded result in f32, over all arguments and with every instruction
+//! set (see the ignored exhaustive test): `exp` and `exp2` 1 ulp, `softplus` and `silu` 2 ulp. NaN, infinities
+//! and denormal results are as IEEE 754 has them; below −88.7, where e^−v is infinite, `silu` is −0 as in
+//! PyTorch. The polynomials are those of Cephes in f32, Taylor's in f64 (`log`: Cephes).
 
 use super::{Real, Simd};
 
@@ -39,6 +40,7 @@ pub trait Constants: Sized + 'static {
 }
 
 #[rustfmt::skip]
+#[allow(clippy::approx_constant, clippy::excessive_precision)] // coefficients, as published
 impl Constants for f32 {
     const NAN: Self = f32::NAN;
     const ONE: Self = 1.0;
@@ -57,6 +59,7 @@ impl Constants for f32 {
 }
 
 #[rustfmt::skip]
+#[allow(clippy::approx_constant)]
 impl Constants for f64 {
     const NAN: Self = f64::NAN;
     const ONE: Self = 1.0;
@@ -230,7 +233,7 @@ mod tests {
 
     impl Float for f32 {
         const BOUNDS: [(Function, i64); 5] =
-            [(Exp, 1), (Exp2, 1), (Exp2Nonpositive, 1), (Softplus, 2), (Silu, 3)];
+            [(Exp, 1), (Exp2, 1), (Exp2Nonpositive, 1), (Softplus, 2), (Silu, 2)];
         const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
         const OVERFLOW: f64 = 88.7;
         fn position(self) -> i64 {
@@ -278,7 +281,9 @@ mod tests {
             let values: Vec<T> = values
                 .iter()
                 .copied()
-                .filter(|v| function != Exp2Nonpositive || v.to_f64() <= 0.0 || v.to_f64().is_nan())
+                .filter(|v| {
+                    function != Exp2Nonpositive || v.to_f64() <= 0.0 || v.position() == T::NAN.position()
+                })
                 .collect();
             let exact: Vec<f64> = values.iter().map(|v| exact(function, v.to_f64())).collect();
             for isa in Isa::available() {

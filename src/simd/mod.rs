@@ -3,6 +3,9 @@
 //!
 //! This is the one room of the core where `unsafe` lives; its entry points take views and check them.
 
+// Kernels walk several small arrays of vectors by one index.
+#![allow(clippy::needless_range_loop)]
+
 pub mod conv;
 pub mod linear;
 pub mod math;
@@ -129,7 +132,11 @@ impl Isa {
         *CURRENT.get_or_init(|| {
             let available = Isa::available();
             let wanted = crate::environment::isa();
-            available.iter().copied().find(|isa| Some(isa.name()) == wanted.as_deref()).unwrap_or(available[0])
+            available
+                .iter()
+                .copied()
+                .find(|isa| Some(isa.name()) == wanted.as_deref())
+                .unwrap_or(available[0])
         })
     }
 

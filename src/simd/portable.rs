@@ -8,7 +8,7 @@ use super::math::Constants;
 pub struct Portable;
 
 macro_rules! portable {
-    ($t:ty, $bits:ty, $int:ty, $lanes:literal, $mantissa:literal, $bias:literal, $sqrt_half:literal) => {
+    ($t:ty, $bits:ty, $int:ty, $lanes:literal, $mantissa:literal, $bias:literal, $sqrt_half:expr) => {
         impl Simd<$t> for Portable {
             type V = [$t; $lanes];
             type M = [bool; $lanes];
@@ -125,7 +125,7 @@ macro_rules! portable {
             }
             #[inline(always)]
             fn split(self, v: Self::V) -> (Self::V, Self::V) {
-                const SQRT_HALF: $bits = ($sqrt_half as $t).to_bits();
+                const SQRT_HALF: $bits = <$t>::to_bits($sqrt_half);
                 let (mut m, mut e) = (v, v);
                 for i in 0..$lanes {
                     let exponent = (v[i].to_bits().wrapping_sub(SQRT_HALF) as $int) >> $mantissa;
@@ -154,5 +154,5 @@ macro_rules! portable {
     };
 }
 
-portable!(f32, u32, i32, 4, 23, 127, 0.70710678118654752440);
-portable!(f64, u64, i64, 2, 52, 1023, 0.70710678118654752440);
+portable!(f32, u32, i32, 4, 23, 127, std::f32::consts::FRAC_1_SQRT_2);
+portable!(f64, u64, i64, 2, 52, 1023, std::f64::consts::FRAC_1_SQRT_2);

@@ -97,7 +97,7 @@ pub fn oracle(layer: &Layer) -> OracleLayer {
 
 /// All tokens in one call, from the beginning or on from a cache.
 pub fn forward(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
-    let seqlen = if batch == 0 { 0 } else { x.len() / batch / layer.dims().d_model };
+    let seqlen = x.len().checked_div(batch).unwrap_or(0) / layer.dims().d_model;
     let mut y = vec![f32::NAN; x.len()];
     layer.forward(Tokens::Separate { x, y: &mut y }, batch, seqlen, cache).expect("a valid call");
     y
@@ -105,7 +105,7 @@ pub fn forward(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>
 
 /// The same with each output in its input's place.
 pub fn forward_in_place(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
-    let seqlen = if batch == 0 { 0 } else { x.len() / batch / layer.dims().d_model };
+    let seqlen = x.len().checked_div(batch).unwrap_or(0) / layer.dims().d_model;
     let mut both = x.to_vec();
     layer.forward(Tokens::InPlace(&mut both), batch, seqlen, cache).expect("a valid call");
     both
