@@ -23,7 +23,7 @@ impl ParameterInfo {
 }
 
 /// Every parameter of a layer in the order of the reference's state dict, each tensor once: the alias
-/// `conv1d.*` of branch 0 is left out (see [`alias_of`]).
+/// `conv1d.*` of branch 0 is left out.
 pub fn parameter_list(config: &Config, dims: &Dims) -> Vec<ParameterInfo> {
     let (d_model, d_inner) = (dims.d_model, dims.d_inner);
     let mut list = List(Vec::new());
