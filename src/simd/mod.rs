@@ -93,6 +93,8 @@ pub trait Simd<T>: Copy {
     fn greater(self, a: Self::V, b: Self::V) -> Self::M;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// `v`, but 0 where `a < b`; `v` where either is NaN.
+    fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
 }
 
 /// An instruction set that this processor has.

@@ -150,6 +150,14 @@ macro_rules! portable {
                 }
                 v
             }
+            #[inline(always)]
+            fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V {
+                let mut r = v;
+                for i in 0..$lanes {
+                    r[i] = if a[i] < b[i] { 0.0 } else { v[i] };
+                }
+                r
+            }
         }
     };
 }

@@ -107,14 +107,10 @@ impl<T: Real> Scan<'_, T> {
     unsafe fn recur<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
         let states = self.b.ncols();
         let (u_step, delta_step) = (self.u.strides()[0] as usize, self.delta.strides()[0] as usize);
-        let (b_step, c_step) = (self.b.strides()[0] as usize, self.c.strides()[0] as usize);
         let y_step = self.y.strides()[0] as usize;
-        let (a, state) = (self.a.as_ptr(), self.state.as_mut_ptr());
         // SAFETY: the caller's promise: the rows exist, `V` vectors of channels, and all states.
         unsafe {
             for t in rows {
-                let b = self.b.as_ptr().add(t * b_step);
-                let c = self.c.as_ptr().add(t * c_step);
                 let mut u = [s.splat(T::ZERO); V];
                 let (mut delta, mut delta_u) = (u, u);
                 for v in 0..V {
@@ -124,21 +120,13 @@ impl<T: Real> Scan<'_, T> {
                 }
                 // Two sums, of the even and of the odd states: half the latency.
                 let mut sums = [[s.splat(T::ZERO); V]; 2];
-                for pair in 0..states.div_ceil(2) {
+                for pair in 0..states / 2 {
                     for (odd, sums) in sums.iter_mut().enumerate() {
-                        let n = 2 * pair + odd;
-                        if n == states {
-                            break;
-                        }
-                        let (b, c) = (s.splat(*b.add(n)), s.splat(*c.add(n)));
-                        for v in 0..V {
-                            let at = n * CHANNEL_BLOCK + v * S::LANES;
-                            let decay = math::exp2_nonpositive(s, s.mul(delta[v], s.load(a.add(at))));
-                            let next = s.fma(decay, s.load(state.add(at)), s.mul(delta_u[v], b));
-                            s.store(state.add(at), next);
-                            sums[v] = s.fma(next, c, sums[v]);
-                        }
+                        self.advance(s, 2 * pair + odd, t, delta, delta_u, sums);
                     }
+                }
+                if states % 2 == 1 {
+                    self.advance(s, states - 1, t, delta, delta_u, &mut sums[0]);
                 }
                 for v in 0..V {
                     let y = self.y.as_mut_ptr().add(t * y_step + v * S::LANES);
@@ -146,6 +134,32 @@ impl<T: Real> Scan<'_, T> {
                     let sum = s.fma(skip, u[v], s.add(sums[0][v], sums[1][v]));
                     s.store(y, s.mul(sum, s.load(y)));
                 }
+            }
+        }
+    }
+
+    /// State `n` of every channel at row `t`: s ← 2^(δ·a)·s + (δ·u)·b, sums ← sums + s·c
+    #[inline(always)]
+    unsafe fn advance<S: Simd<T>, const V: usize>(
+        &mut self,
+        s: S,
+        n: usize,
+        t: usize,
+        delta: [S::V; V],
+        delta_u: [S::V; V],
+        sums: &mut [S::V; V],
+    ) {
+        // SAFETY: the caller's promise: the row and the state exist, for `V` vectors of channels.
+        unsafe {
+            let b = s.splat(*self.b.as_ptr().add(t * self.b.strides()[0] as usize + n));
+            let c = s.splat(*self.c.as_ptr().add(t * self.c.strides()[0] as usize + n));
+            for v in 0..V {
+                let at = n * CHANNEL_BLOCK + v * S::LANES;
+                let state = self.state.as_mut_ptr().add(at);
+                let decay = math::exp2_nonpositive(s, s.mul(delta[v], s.load(self.a.as_ptr().add(at))));
+                let next = s.fma(decay, s.load(state), s.mul(delta_u[v], b));
+                s.store(state, next);
+                sums[v] = s.fma(next, c, sums[v]);
             }
         }
     }

@@ -139,6 +139,11 @@ impl Simd<f32> for Avx2 {
         // SAFETY: `self` exists, so the processor has the instruction.
         unsafe { _mm256_blendv_ps(b, a, mask) }
     }
+    #[inline(always)]
+    fn zero_where_less(self, v: __m256, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(a, b), v) }
+    }
 }
 
 impl Simd<f64> for Avx2 {
@@ -208,6 +213,11 @@ impl Simd<f64> for Avx2 {
         // SAFETY: `self` exists, so the processor has the instruction.
         unsafe { _mm256_blendv_pd(b, a, mask) }
     }
+    #[inline(always)]
+    fn zero_where_less(self, v: __m256d, a: __m256d, b: __m256d) -> __m256d {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe { _mm256_and_pd(_mm256_cmp_pd::<_CMP_NLT_UQ>(a, b), v) }
+    }
 }
 
 /// The low 32 bits of four 64-bit lanes.
@@ -275,6 +285,11 @@ impl Simd<f32> for Avx512 {
         // SAFETY: `self` exists, so the processor has the instruction.
         unsafe { _mm512_mask_blend_ps(mask, b, a) }
     }
+    #[inline(always)]
+    fn zero_where_less(self, v: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b), v) }
+    }
 }
 
 impl Simd<f64> for Avx512 {
@@ -328,5 +343,10 @@ impl Simd<f64> for Avx512 {
     fn select(self, mask: __mmask8, a: __m512d, b: __m512d) -> __m512d {
         // SAFETY: `self` exists, so the processor has the instruction.
         unsafe { _mm512_mask_blend_pd(mask, b, a) }
+    }
+    #[inline(always)]
+    fn zero_where_less(self, v: __m512d, a: __m512d, b: __m512d) -> __m512d {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe { _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_NLT_UQ>(a, b), v) }
     }
 }
