@@ -1,0 +1,436 @@
+/* Every argument that a function must refuse: with which status, with which message, and with no trace. */
+#include "check.h"
+
+#include <math.h>
+
+enum { D_MODEL = 8, D_STATE = 16, D_INNER = 2 * D_MODEL, BATCH = 2, SEQLEN = 3 };
+
+static lm_layer *layer;
+static lm_cache *cache;
+static lm_inference_params *params;
+static float x[BATCH * SEQLEN * D_MODEL];
+
+/* Where the calls are to write, and nothing may be written. */
+static struct {
+    lm_layer *layer;
+    lm_cache *cache;
+    lm_inference_params *params;
+    lm_config config;
+    lm_tensor_info info;
+    float y[BATCH * SEQLEN * D_MODEL];
+    float values[BATCH * D_INNER * D_STATE];
+} out;
+
+static int untouched(void) {
+    for (size_t i = 0; i < sizeof out; i++)
+        if (((unsigned char *)&out)[i] != 0xa5)
+            return 0;
+    return lm_cache_seqlen_offset(cache) == 1;
+}
+
+/* The call fails as it should and leaves everything as it was. */
+#define REFUSES(call, status, words)                                                                         \
+    do {                                                                                                     \
+        FAILS(call, status, words);                                                                          \
+        if (!untouched()) {                                                                                  \
+            CHECK(!"something was written by " #call);                                                       \
+            memset(&out, 0xa5, sizeof out);                                                                  \
+        }                                                                                                    \
+    } while (0)
+
+static void null_pointers(void) {
+    const lm_config config = default_config(LM_VARIANT_PTCN, D_MODEL);
+    const lm_status null = LM_ERR_NULL_POINTER;
+    const size_t count = BATCH * D_INNER * D_STATE;
+
+    REFUSES(lm_config_init(NULL, sizeof(lm_config)), null, "config is NULL");
+
+    REFUSES(lm_create(NULL, &out.layer), null, "config is NULL");
+    REFUSES(lm_create(&config, NULL), null, "layer is NULL");
+    REFUSES(lm_get_config(NULL, &out.config, sizeof out.config), null, "layer is NULL");
+    REFUSES(lm_get_config(layer, NULL, sizeof out.config), null, "config is NULL");
+    REFUSES(lm_forward(NULL, x, BATCH, SEQLEN, cache, out.y), null, "layer is NULL");
+    REFUSES(lm_forward(layer, NULL, BATCH, SEQLEN, cache, out.y), null, "x is NULL");
+    REFUSES(lm_forward(layer, x, BATCH, SEQLEN, cache, NULL), null, "y is NULL");
+    REFUSES(lm_forward(NULL, NULL, 0, 0, NULL, NULL), null, "layer is NULL");
+
+    REFUSES(lm_alloc_cache(NULL, BATCH, 0, 0, &out.cache), null, "layer is NULL");
+    REFUSES(lm_alloc_cache(layer, BATCH, 0, 0, NULL), null, "cache is NULL");
+    REFUSES(lm_step(NULL, x, cache, out.y), null, "layer is NULL");
+    REFUSES(lm_step(layer, NULL, cache, out.y), null, "x is NULL");
+    REFUSES(lm_step(layer, x, NULL, out.y), null, "cache is NULL");
+    REFUSES(lm_step(layer, x, cache, NULL), null, "y is NULL");
+    REFUSES(lm_cache_reset(NULL), null, "cache is NULL");
+    REFUSES(lm_cache_clone(NULL, &out.cache), null, "cache is NULL");
+    REFUSES(lm_cache_clone(cache, NULL), null, "clone is NULL");
+    REFUSES(lm_cache_get_state(NULL, "ssm_state", out.values, count), null, "cache is NULL");
+    REFUSES(lm_cache_get_state(cache, NULL, out.values, count), null, "name is NULL");
+    REFUSES(lm_cache_get_state(cache, "ssm_state", NULL, count), null, "out is NULL");
+    REFUSES(lm_cache_set_state(NULL, "ssm_state", x, count), null, "cache is NULL");
+    REFUSES(lm_cache_set_state(cache, NULL, x, count), null, "name is NULL");
+    REFUSES(lm_cache_set_state(cache, "ssm_state", NULL, count), null, "values is NULL");
+    REFUSES(lm_cache_state_info(NULL, 0, &out.info, sizeof out.info), null, "cache is NULL");
+    REFUSES(lm_cache_state_info(cache, 0, NULL, sizeof out.info), null, "info is NULL");
+
+    REFUSES(lm_inference_params_create(BATCH, 0, NULL), null, "params is NULL");
+    REFUSES(lm_inference_params_reset(NULL), null, "params is NULL");
+    REFUSES(lm_forward_inference(NULL, x, BATCH, SEQLEN, params, out.y), null, "layer is NULL");
+    REFUSES(lm_forward_inference(layer, NULL, BATCH, SEQLEN, params, out.y), null, "x is NULL");
+    REFUSES(lm_forward_inference(layer, x, BATCH, SEQLEN, NULL, out.y), null, "params is NULL");
+    REFUSES(lm_forward_inference(layer, x, BATCH, SEQLEN, params, NULL), null, "y is NULL");
+    CHECK(lm_inference_params_cache(params, 0) == NULL);
+
+    REFUSES(lm_parameter_info(NULL, 0, &out.info, sizeof out.info), null, "layer is NULL");
+    REFUSES(lm_parameter_info(layer, 0, NULL, sizeof out.info), null, "info is NULL");
+    REFUSES(lm_get_parameter(NULL, "D", out.values, D_INNER), null, "layer is NULL");
+    REFUSES(lm_get_parameter(layer, NULL, out.values, D_INNER), null, "name is NULL");
+    REFUSES(lm_get_parameter(layer, "D", NULL, D_INNER), null, "out is NULL");
+    REFUSES(lm_set_parameter(NULL, "D", x, D_INNER), null, "layer is NULL");
+    REFUSES(lm_set_parameter(layer, NULL, x, D_INNER), null, "name is NULL");
+    REFUSES(lm_set_parameter(layer, "D", NULL, D_INNER), null, "values is NULL");
+    REFUSES(lm_get_parameter_typed(NULL, "D", 0, out.values, 4 * D_INNER), null, "layer is NULL");
+    REFUSES(lm_get_parameter_typed(layer, NULL, 0, out.values, 4 * D_INNER), null, "name is NULL");
+    REFUSES(lm_get_parameter_typed(layer, "D", 0, NULL, 4 * D_INNER), null, "out is NULL");
+    REFUSES(lm_set_parameter_typed(NULL, "D", 0, x, 4 * D_INNER), null, "layer is NULL");
+    REFUSES(lm_set_parameter_typed(layer, NULL, 0, x, 4 * D_INNER), null, "name is NULL");
+    REFUSES(lm_set_parameter_typed(layer, "D", 0, NULL, 4 * D_INNER), null, "values is NULL");
+    REFUSES(lm_load(NULL, NULL, NULL, &out.layer), null, "path is NULL");
+    REFUSES(lm_load("x", NULL, NULL, NULL), null, "layer is NULL");
+    REFUSES(lm_load_memory(NULL, 8, NULL, NULL, &out.layer), null, "data is NULL");
+    REFUSES(lm_load_memory(x, 8, NULL, NULL, NULL), null, "layer is NULL");
+    REFUSES(lm_save(NULL, "x"), null, "layer is NULL");
+    REFUSES(lm_save(layer, NULL), null, "path is NULL");
+
+    lm_config bad = config;
+    bad.conv_dilations = NULL;
+    REFUSES(lm_create(&bad, &out.layer), null, "conv_dilations is NULL");
+
+    CHECK(lm_d_inner(NULL) == 0 && strstr(lm_last_error(), "layer is NULL"));
+    CHECK(lm_num_parameters(NULL) == 0 && strstr(lm_last_error(), "layer is NULL"));
+    CHECK(lm_cache_batch(NULL) == 0 && strstr(lm_last_error(), "cache is NULL"));
+    CHECK(lm_cache_seqlen_offset(NULL) == 0 && strstr(lm_last_error(), "cache is NULL"));
+    CHECK(lm_cache_bytes(NULL) == 0 && strstr(lm_last_error(), "cache is NULL"));
+    CHECK(lm_cache_num_states(NULL) == 0 && strstr(lm_last_error(), "cache is NULL"));
+    CHECK(lm_inference_params_cache(NULL, 0) == NULL && strstr(lm_last_error(), "params is NULL"));
+    CHECK(lm_inference_params_cache(params, -1) == NULL && strstr(lm_last_error(), "layer_idx is -1"));
+
+    lm_destroy(NULL);
+    lm_free_cache(NULL);
+    lm_inference_params_free(NULL);
+}
+
+/* Sets one field of a default configuration to a value that it must not have. */
+#define REFUSES_FIELD(field, value, status)                                                                  \
+    do {                                                                                                     \
+        lm_config bad = default_config(LM_VARIANT_PTCN, D_MODEL);                                            \
+        bad.field = (value);                                                                                 \
+        REFUSES(lm_create(&bad, &out.layer), status, #field);                                                \
+    } while (0)
+
+static void config_fields(void) {
+    const uint32_t enumerated[] = {5, 99, 0x80000000u, 0xffffffffu};
+    for (size_t i = 0; i < sizeof enumerated / sizeof *enumerated; i++) {
+        REFUSES_FIELD(variant, enumerated[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dtype, enumerated[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(device, enumerated[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(math, enumerated[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dt_init, enumerated[i], LM_ERR_INVALID_CONFIG);
+    }
+    REFUSES_FIELD(variant, 4, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(dtype, LM_DTYPE_DEFAULT, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(device, 2, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(math, 2, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(dt_init, 2, LM_ERR_INVALID_CONFIG);
+    if (!lm_cuda_available())
+        REFUSES_FIELD(device, LM_DEVICE_CUDA, LM_ERR_CUDA);
+
+    REFUSES_FIELD(d_model, 0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(d_state, 0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(d_conv, 0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(layer_idx, -2, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(layer_idx, INT64_MIN, LM_ERR_INVALID_CONFIG);
+
+    const double never[] = {NAN, INFINITY, -INFINITY, -1.0, -1e-300};
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+        REFUSES_FIELD(expand, never[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dt_min, never[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dt_max, never[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dt_scale, never[i], LM_ERR_INVALID_CONFIG);
+        REFUSES_FIELD(dt_init_floor, never[i], LM_ERR_INVALID_CONFIG);
+    }
+    REFUSES_FIELD(expand, 0.0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(expand, 0.1, LM_ERR_INVALID_CONFIG); /* no whole channel */
+    REFUSES_FIELD(dt_min, 0.0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(dt_max, 0.0, LM_ERR_INVALID_CONFIG);
+    REFUSES_FIELD(dt_min, 0.2, LM_ERR_INVALID_CONFIG); /* above dt_max */
+    REFUSES_FIELD(dt_scale, 1e300, LM_ERR_INVALID_CONFIG); /* no f32 */
+
+    const size_t dilations[] = {1, 0, 4};
+    lm_config config = default_config(LM_VARIANT_PTCN, D_MODEL);
+    config.conv_dilations = dilations;
+    REFUSES(lm_create(&config, &out.layer), LM_ERR_INVALID_CONFIG, "conv_dilations[1] is 0");
+    config.num_conv_dilations = 0;
+    REFUSES(lm_create(&config, &out.layer), LM_ERR_INVALID_CONFIG, "conv_dilations");
+    config.conv_dilations = NULL;
+    REFUSES(lm_create(&config, &out.layer), LM_ERR_INVALID_CONFIG, "conv_dilations");
+
+    const size_t two[] = {2, 1}, ones[] = {1, 1};
+    config = default_config(LM_VARIANT_BASELINE, D_MODEL);
+    config.conv_dilations = two;
+    REFUSES(lm_create(&config, &out.layer), LM_ERR_INVALID_CONFIG, "conv_dilations");
+    config.conv_dilations = ones;
+    config.num_conv_dilations = 2;
+    REFUSES(lm_create(&config, &out.layer), LM_ERR_INVALID_CONFIG, "conv_dilations");
+
+    /* What is allowed, although it looks odd. */
+    config = default_config(LM_VARIANT_PTCN, 1);
+    config.d_state = config.d_conv = 1;
+    config.expand = 1.0;
+    config.dt_init = LM_DT_INIT_CONSTANT;
+    config.dt_scale = -1.0;
+    config.dt_init_floor = 0.0;
+    config.dt_max = config.dt_min;
+    config.math = LM_MATH_TF32;
+    config.use_fast_path = true;
+    config.layer_idx = INT64_MAX;
+    lm_destroy(create(&config));
+}
+
+static void struct_sizes(void) {
+    const size_t sizes[] = {0, 1, 7, 8, SIZE_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int around = 0; around < 2; around++) {
+            /* Small or absurd ones, and those next to the right one. */
+            const size_t config_size = around ? sizeof(lm_config) - 8 + 4 * i : sizes[i];
+            const size_t info_size = around ? sizeof(lm_tensor_info) - 8 + 4 * i : sizes[i];
+            if (config_size != sizeof(lm_config)) {
+                REFUSES(lm_config_init(&out.config, config_size), LM_ERR_INVALID_ARGUMENT, "struct_size");
+                REFUSES(lm_get_config(layer, &out.config, config_size), LM_ERR_INVALID_ARGUMENT, "struct_size");
+                REFUSES_FIELD(struct_size, config_size, LM_ERR_INVALID_CONFIG);
+                lm_config bad = default_config(LM_VARIANT_PTCN, D_MODEL);
+                bad.struct_size = config_size;
+                REFUSES(lm_load("x", NULL, &bad, &out.layer), LM_ERR_INVALID_CONFIG, "struct_size");
+                REFUSES(lm_load_memory(x, 8, NULL, &bad, &out.layer), LM_ERR_INVALID_CONFIG, "struct_size");
+            }
+            if (info_size != sizeof(lm_tensor_info)) {
+                REFUSES(lm_parameter_info(layer, 0, &out.info, info_size), LM_ERR_INVALID_ARGUMENT, "struct_size");
+                REFUSES(lm_cache_state_info(cache, 0, &out.info, info_size), LM_ERR_INVALID_ARGUMENT, "struct_size");
+            }
+        }
+}
+
+static void sizes_beyond_memory(void) {
+    const size_t huge[] = {SIZE_MAX, SIZE_MAX / 2 + 1, SIZE_MAX / 3, SIZE_MAX / 16 + 1, (size_t)1 << 45,
+                           ((size_t)1 << 40) - 1, (size_t)1 << 39};
+    const lm_status memory = LM_ERR_OUT_OF_MEMORY;
+    for (size_t i = 0; i < sizeof huge / sizeof *huge; i++) {
+        for (uint32_t variant = LM_VARIANT_PTCN; variant <= LM_VARIANT_BASELINE; variant++) {
+            const lm_config config = default_config(variant, D_MODEL);
+            lm_config bad = config;
+            bad.d_model = huge[i];
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+            bad.d_state = bad.d_conv = bad.dt_rank = huge[i];
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+            bad = config;
+            bad.d_state = huge[i];
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+            bad = config;
+            bad.d_conv = huge[i];
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+            bad = config;
+            bad.dt_rank = huge[i];
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+            bad = config;
+            bad.expand = (double)huge[i] * 1e10;
+            REFUSES(lm_create(&bad, &out.layer), memory, "");
+        }
+        REFUSES_FIELD(num_conv_dilations, huge[i], memory);
+
+        /* The weights of such a layer are small, its history is not: never create, or never a cache. */
+        const size_t dilations[] = {1, huge[i]};
+        lm_config config = default_config(LM_VARIANT_STCN, D_MODEL);
+        config.conv_dilations = dilations;
+        config.num_conv_dilations = 2;
+        lm_layer *far = NULL;
+        lm_status status = lm_create(&config, &far);
+        CHECK(status == LM_OK || (status == memory && strstr(lm_last_error(), "conv_dilations[1]")));
+        if (status == LM_OK) {
+            REFUSES(lm_alloc_cache(far, 1, 0, 0, &out.cache), memory, "batch");
+            REFUSES(lm_forward(far, x, 1, 1, NULL, out.y), memory, "");
+            lm_destroy(far);
+        }
+
+        REFUSES(lm_alloc_cache(layer, huge[i], 0, 0, &out.cache), memory, "batch");
+        REFUSES(lm_forward(layer, x, huge[i], 1, NULL, out.y), memory, "batch");
+        REFUSES(lm_forward(layer, x, 1, huge[i], NULL, out.y), memory, "seqlen");
+        REFUSES(lm_forward(layer, x, BATCH, huge[i], cache, out.y), memory, "seqlen");
+        REFUSES(lm_forward(layer, x, huge[i], huge[i], cache, out.y), memory, "batch");
+        REFUSES(lm_forward_inference(layer, x, BATCH, huge[i], params, out.y), memory, "seqlen");
+        REFUSES(lm_forward_inference(layer, x, huge[i], 1, params, out.y), LM_ERR_SHAPE_MISMATCH, "batch");
+        CHECK(lm_inference_params_cache(params, 0) == NULL);
+    }
+    /* What only the product of the two makes too large. */
+    REFUSES(lm_forward(layer, x, (size_t)1 << 32, (size_t)1 << 32, NULL, out.y), memory, "batch");
+    REFUSES(lm_forward(layer, x, (size_t)1 << 31, (size_t)1 << 30, NULL, out.y), memory, "batch");
+    const lm_config wide = default_config(LM_VARIANT_PTCN, (size_t)1 << 20);
+    REFUSES(lm_create(&wide, &out.layer), memory, "");
+
+    lm_inference_params *most = NULL;
+    OK(lm_inference_params_create(SIZE_MAX, SIZE_MAX, &most));
+    REFUSES(lm_forward_inference(layer, x, 1, 1, most, out.y), LM_ERR_SHAPE_MISMATCH, "batch");
+    lm_inference_params_free(most);
+    lm_cache *long_cache = NULL; /* max_seqlen costs nothing */
+    OK(lm_alloc_cache(layer, 1, SIZE_MAX, LM_DTYPE_F32, &long_cache));
+    lm_free_cache(long_cache);
+
+    REFUSES(lm_set_num_threads(4097), LM_ERR_INVALID_ARGUMENT, "n is 4097");
+    REFUSES(lm_set_num_threads(SIZE_MAX), LM_ERR_INVALID_ARGUMENT, "n is");
+}
+
+static void names_counts_and_types(void) {
+    const size_t count = BATCH * D_INNER * D_STATE;
+    const size_t wrong[] = {0, 1, count - 1, count + 1, D_INNER - 1, D_INNER + 1, 4 * D_INNER + 4};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        const lm_status mismatch = LM_ERR_SHAPE_MISMATCH;
+        REFUSES(lm_cache_get_state(cache, "ssm_state", out.values, wrong[i]), mismatch, "ssm_state");
+        REFUSES(lm_cache_set_state(cache, "ssm_state", out.values, wrong[i]), mismatch, "ssm_state");
+        REFUSES(lm_get_parameter(layer, "D", out.values, wrong[i]), mismatch, "D");
+        REFUSES(lm_set_parameter(layer, "D", out.values, wrong[i]), mismatch, "D");
+        REFUSES(lm_get_parameter_typed(layer, "D", LM_DTYPE_F32, out.values, wrong[i]), mismatch, "D");
+        REFUSES(lm_set_parameter_typed(layer, "D", LM_DTYPE_F32, out.values, wrong[i]), mismatch, "D");
+    }
+    REFUSES(lm_get_parameter_typed(layer, "D", LM_DTYPE_F64, out.values, 4 * D_INNER), LM_ERR_SHAPE_MISMATCH, "D");
+    REFUSES(lm_get_parameter_typed(layer, "D", LM_DTYPE_F16, out.values, 4 * D_INNER), LM_ERR_SHAPE_MISMATCH, "D");
+    REFUSES(lm_set_parameter_typed(layer, "D", LM_DTYPE_BF16, out.values, 4 * D_INNER), LM_ERR_SHAPE_MISMATCH, "D");
+
+    const char *unknown[] = {"", "d", "D.", "conv_state", "conv_state.3", "conv_state.", "conv_gates.0", "A"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
+        REFUSES(lm_cache_get_state(cache, unknown[i], out.values, count), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_cache_set_state(cache, unknown[i], out.values, count), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_get_parameter(layer, unknown[i], out.values, D_INNER), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_set_parameter(layer, unknown[i], out.values, D_INNER), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_get_parameter_typed(layer, unknown[i], 0, out.values, 8), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_set_parameter_typed(layer, unknown[i], 0, out.values, 8), LM_ERR_NOT_FOUND, unknown[i]);
+    }
+    REFUSES(lm_get_parameter(layer, "D\xff", out.values, D_INNER), LM_ERR_INVALID_ARGUMENT, "name is not UTF-8");
+    REFUSES(lm_load("\xc3(", NULL, NULL, &out.layer), LM_ERR_INVALID_ARGUMENT, "path is not UTF-8");
+    REFUSES(lm_load("x", "\xff", NULL, &out.layer), LM_ERR_INVALID_ARGUMENT, "prefix is not UTF-8");
+
+    const uint32_t no_type[] = {5, 0xffffffffu};
+    for (size_t i = 0; i < 2; i++) {
+        const lm_status invalid = LM_ERR_INVALID_ARGUMENT;
+        REFUSES(lm_alloc_cache(layer, 1, 0, no_type[i], &out.cache), invalid, "dtype is");
+        REFUSES(lm_get_parameter_typed(layer, "D", no_type[i], out.values, 4 * D_INNER), invalid, "dtype is");
+        REFUSES(lm_set_parameter_typed(layer, "D", no_type[i], out.values, 4 * D_INNER), invalid, "dtype is");
+    }
+
+    const size_t indices[] = {lm_num_parameters(layer), SIZE_MAX};
+    for (size_t i = 0; i < 2; i++) {
+        const lm_status invalid = LM_ERR_INVALID_ARGUMENT;
+        REFUSES(lm_parameter_info(layer, indices[i], &out.info, sizeof out.info), invalid, "index is");
+        REFUSES(lm_cache_state_info(cache, indices[i], &out.info, sizeof out.info), invalid, "index is");
+    }
+    REFUSES(lm_cache_state_info(cache, 4, &out.info, sizeof out.info), LM_ERR_INVALID_ARGUMENT, "index is 4");
+}
+
+static void buffers(void) {
+    static float both[BATCH * SEQLEN * D_MODEL + 1];
+    float before[BATCH * SEQLEN * D_MODEL + 1];
+    memcpy(before, both, sizeof both);
+    REFUSES(lm_forward(layer, both, BATCH, SEQLEN, cache, both + 1), LM_ERR_INVALID_ARGUMENT, "y overlaps x");
+    REFUSES(lm_forward(layer, both + 1, BATCH, SEQLEN, NULL, both), LM_ERR_INVALID_ARGUMENT, "y overlaps x");
+    REFUSES(lm_step(layer, both, cache, both + 1), LM_ERR_INVALID_ARGUMENT, "y overlaps x");
+    CHECK(memcmp(before, both, sizeof both) == 0);
+
+    float *odd = (float *)(void *)((char *)both + 1);
+    REFUSES(lm_forward(layer, odd, 1, 1, NULL, out.y), LM_ERR_INVALID_ARGUMENT, "x is 0x");
+    REFUSES(lm_forward(layer, x, 1, 1, NULL, odd), LM_ERR_INVALID_ARGUMENT, "y is 0x");
+    REFUSES(lm_get_parameter(layer, "D", odd, D_INNER), LM_ERR_INVALID_ARGUMENT, "out is 0x");
+}
+
+static void caches_of_others(void) {
+    static const size_t other_dilations[] = {1, 2, 5};
+    lm_config others[7];
+    for (int i = 0; i < 7; i++)
+        others[i] = default_config(LM_VARIANT_PTCN, D_MODEL);
+    others[0].d_model = 2 * D_MODEL;
+    others[1].d_state = 8;
+    others[2].d_conv = 3;
+    others[3].conv_dilations = other_dilations;
+    others[4].num_conv_dilations = 2;
+    others[5].variant = LM_VARIANT_STCN;
+    others[6].expand = 1.0;
+    for (int i = 0; i < 7; i++) {
+        lm_layer *other = create(&others[i]);
+        lm_cache *others_cache = alloc_cache(other, BATCH);
+        REFUSES(lm_forward(layer, x, BATCH, SEQLEN, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+        REFUSES(lm_step(layer, x, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+        CHECK(lm_cache_seqlen_offset(others_cache) == 0);
+        lm_free_cache(others_cache);
+        lm_destroy(other);
+    }
+    REFUSES(lm_forward(layer, x, BATCH + 1, 1, cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+    REFUSES(lm_forward(layer, x, 1, SEQLEN, cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+    REFUSES(lm_forward_inference(layer, x, 1, SEQLEN, params, out.y), LM_ERR_SHAPE_MISMATCH, "batch is 1");
+    REFUSES(lm_forward_inference(layer, x, BATCH, SEQLEN, params, out.y), LM_ERR_INVALID_ARGUMENT, "layer_idx");
+}
+
+static void files(void) {
+    REFUSES(lm_load("/nowhere/to/be/found", NULL, NULL, &out.layer), LM_ERR_IO, "/nowhere/to/be/found");
+    REFUSES(lm_load("", NULL, NULL, &out.layer), LM_ERR_IO, "");
+    REFUSES(lm_load("/", NULL, NULL, &out.layer), LM_ERR_IO, "/");
+    REFUSES(lm_save(layer, "/nowhere/to/be/found"), LM_ERR_IO, "/nowhere/to/be/found");
+    REFUSES(lm_load_memory(NULL, 0, NULL, NULL, &out.layer), LM_ERR_FORMAT, "");
+    REFUSES(lm_load_memory("\x08\0\0\0\0\0\0\0notjson!", 16, NULL, NULL, &out.layer), LM_ERR_FORMAT, "");
+    REFUSES(lm_load_memory("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, NULL, NULL, &out.layer), LM_ERR_FORMAT, "");
+    REFUSES(lm_load_memory("\x02\0\0\0\0\0\0\0{}", 10, NULL, NULL, &out.layer), LM_ERR_NOT_FOUND, "in_proj.weight");
+}
+
+/* No tokens: nothing to read, nothing to write, nothing wrong. */
+static void empty_calls(void) {
+    lm_cache *empty = alloc_cache(layer, 0);
+    CHECK(lm_cache_batch(empty) == 0);
+    OK(lm_step(layer, NULL, empty, NULL));
+    OK(lm_forward(layer, NULL, 0, 5, empty, NULL));
+    lm_free_cache(empty);
+    OK(lm_forward(layer, NULL, 0, 5, NULL, NULL));
+    OK(lm_forward(layer, NULL, 5, 0, NULL, NULL));
+    OK(lm_forward(layer, NULL, SIZE_MAX, 0, NULL, NULL));
+    OK(lm_forward(layer, NULL, 0, SIZE_MAX, NULL, NULL));
+    OK(lm_forward(layer, x, BATCH, 0, cache, out.y));
+    OK(lm_forward_inference(layer, NULL, BATCH, 0, params, NULL));
+    CHECK(lm_inference_params_cache(params, 0) == NULL);
+    CHECK(untouched());
+}
+
+int main(void) {
+    lm_config config = default_config(LM_VARIANT_PTCN, D_MODEL);
+    layer = create(&config);
+    cache = alloc_cache(layer, BATCH);
+    OK(lm_inference_params_create(BATCH, 0, &params));
+    fill(x, sizeof x / sizeof *x, 1);
+    OK(lm_step(layer, x, cache, out.y)); /* a state that could get lost */
+    float state[BATCH * D_INNER * D_STATE], after[BATCH * D_INNER * D_STATE], d[D_INNER], d_after[D_INNER];
+    OK(lm_cache_get_state(cache, "ssm_state", state, BATCH * D_INNER * D_STATE));
+    OK(lm_get_parameter(layer, "D", d, D_INNER));
+    memset(&out, 0xa5, sizeof out);
+
+    null_pointers();
+    config_fields();
+    struct_sizes();
+    sizes_beyond_memory();
+    names_counts_and_types();
+    buffers();
+    caches_of_others();
+    files();
+    empty_calls();
+
+    OK(lm_cache_get_state(cache, "ssm_state", after, BATCH * D_INNER * D_STATE));
+    OK(lm_get_parameter(layer, "D", d_after, D_INNER));
+    CHECK(memcmp(state, after, sizeof state) == 0);
+    CHECK(memcmp(d, d_after, sizeof d) == 0);
+    lm_inference_params_free(params);
+    lm_free_cache(cache);
+    lm_destroy(layer);
+    return report("arguments");
+}
