@@ -148,9 +148,9 @@ typedef enum lm_status_code {
   LM_ERR_SHAPE_MISMATCH = 4,
   /// Valid, but not something this version or this build can do.
   LM_ERR_UNSUPPORTED = 5,
-  /// No such parameter, state, tensor or file.
+  /// No such parameter, state or tensor.
   LM_ERR_NOT_FOUND = 6,
-  /// The system failed to read or write a file.
+  /// A file could not be opened, read or written.
   LM_ERR_IO = 7,
   /// A file's content is not what it must be.
   LM_ERR_FORMAT = 8,
@@ -678,9 +678,11 @@ lm_status lm_set_parameter_typed(lm_layer *layer,
 /// config: NULL to take it from the file.
 /// layer: receives the handle.
 ///
-/// LM_ERR_NOT_FOUND for no such file; LM_ERR_IO when it cannot be read; LM_ERR_FORMAT for a file cut short
-/// or a tensor missing, unknown or contradictory, which the message names; LM_ERR_SHAPE_MISMATCH for a
-/// tensor of another shape; LM_ERR_INVALID_CONFIG; LM_ERR_UNSUPPORTED; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_IO for a file that cannot be read or does not exist; LM_ERR_FORMAT for one that is cut short or
+/// damaged; LM_ERR_NOT_FOUND for a missing tensor, or a prefix that no name begins with; LM_ERR_FORMAT for
+/// an unknown tensor, or two that contradict each other; LM_ERR_SHAPE_MISMATCH for a tensor of another
+/// shape; LM_ERR_UNSUPPORTED for one of a type that cannot be converted; LM_ERR_INVALID_CONFIG;
+/// LM_ERR_OUT_OF_MEMORY. The message names the tensor.
 /// Any thread.
 LM_API lm_status lm_load(const char *path, const char *prefix, const lm_config *config, lm_layer **layer);
 

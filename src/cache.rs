@@ -2,7 +2,7 @@
 
 use ndarray::ArrayViewMut4;
 
-use crate::error::{Result, fail};
+use crate::error::{Error, ErrorKind, Result, fail};
 use crate::layer::{Config, Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
 use crate::ops::conv::ring_row;
@@ -38,31 +38,32 @@ impl<T: Real> State<T> {
     /// # Errors
     /// `OutOfMemory`
     pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
+        let what = format!("the state for a batch of {lanes}");
+        let out_of_memory =
+            || Error::new(ErrorKind::OutOfMemory, format!("{what} needs more memory than can be had"));
         let columns = padded(dims.d_inner);
         let lengths = ring_lengths(config.variant, dims);
-        let ssm_len = state_len(lanes, dims.d_inner, dims.d_state)?;
+        let ssm_len = state_len(lanes, dims.d_inner, dims.d_state).map_err(|_| out_of_memory())?;
         let sizes = lengths
             .iter()
-            .map(|&length| product("the cache", &[lanes, length, columns]))
+            .map(|&length| product(&what, &[lanes, length, columns]))
             .collect::<Result<Vec<_>>>()?;
         let total = sizes.iter().try_fold(ssm_len, |sum, &size| sum.checked_add(size)).unwrap_or(usize::MAX);
-        memory::check_fits("the cache", memory::bytes_of::<T>("the cache", total)?)?;
+        memory::check_fits(&what, memory::bytes_of::<T>(&what, total)?)?;
         let mut offsets = Vec::new();
-        if offsets.try_reserve_exact(lanes).is_err() {
-            fail!(OutOfMemory, "the cache needs more memory than can be had");
-        }
+        offsets.try_reserve_exact(lanes).map_err(|_| out_of_memory())?;
         offsets.resize(lanes, 0);
         let histories = lengths
             .iter()
             .zip(sizes)
-            .map(|(&length, size)| Ok(History { length, data: Buffer::zeroed("the cache", size)? }))
+            .map(|(&length, size)| Ok(History { length, data: Buffer::zeroed(&what, size)? }))
             .collect::<Result<Vec<_>>>()?;
         Ok(State {
             lanes,
             channels: dims.d_inner,
             states: dims.d_state,
             histories,
-            ssm: Buffer::zeroed("the cache", ssm_len)?,
+            ssm: Buffer::zeroed(&what, ssm_len)?,
             offsets,
         })
     }

@@ -118,12 +118,13 @@ pub(super) const DTYPES: [(u32, &str, DType); 4] = [
 /// `conv_dilations` is NULL or has `num_conv_dilations` elements.
 unsafe fn dilations(c: &lm_config) -> Result<Vec<usize>> {
     let count = c.num_conv_dilations;
-    memory::check_fits("conv_dilations", memory::bytes_of::<usize>("conv_dilations", count)?)?;
+    let what = format!("conv_dilations, of num_conv_dilations {count},");
+    memory::check_fits(&what, memory::bytes_of::<usize>(&what, count)?)?;
     // SAFETY: as the caller promises.
     let given = unsafe { slice(c.conv_dilations, count, "conv_dilations") }?;
     let mut copy = Vec::new();
     if copy.try_reserve_exact(count).is_err() {
-        fail!(OutOfMemory, "conv_dilations has {count} elements; a copy of them does not fit the memory");
+        fail!(OutOfMemory, "{what} needs more memory than can be had");
     }
     copy.extend_from_slice(given);
     Ok(copy)

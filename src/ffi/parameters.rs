@@ -246,9 +246,11 @@ fn read_as<const N: usize>(given: &[u8], values: &mut [f32], convert: impl Fn([u
 /// config: NULL to take it from the file.
 /// layer: receives the handle.
 ///
-/// LM_ERR_NOT_FOUND for no such file; LM_ERR_IO when it cannot be read; LM_ERR_FORMAT for a file cut short
-/// or a tensor missing, unknown or contradictory, which the message names; LM_ERR_SHAPE_MISMATCH for a
-/// tensor of another shape; LM_ERR_INVALID_CONFIG; LM_ERR_UNSUPPORTED; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_IO for a file that cannot be read or does not exist; LM_ERR_FORMAT for one that is cut short or
+/// damaged; LM_ERR_NOT_FOUND for a missing tensor, or a prefix that no name begins with; LM_ERR_FORMAT for
+/// an unknown tensor, or two that contradict each other; LM_ERR_SHAPE_MISMATCH for a tensor of another
+/// shape; LM_ERR_UNSUPPORTED for one of a type that cannot be converted; LM_ERR_INVALID_CONFIG;
+/// LM_ERR_OUT_OF_MEMORY. The message names the tensor.
 /// Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_load(

@@ -24,9 +24,9 @@ pub enum lm_status_code {
     LM_ERR_SHAPE_MISMATCH = 4,
     /// Valid, but not something this version or this build can do.
     LM_ERR_UNSUPPORTED = 5,
-    /// No such parameter, state, tensor or file.
+    /// No such parameter, state or tensor.
     LM_ERR_NOT_FOUND = 6,
-    /// The system failed to read or write a file.
+    /// A file could not be opened, read or written.
     LM_ERR_IO = 7,
     /// A file's content is not what it must be.
     LM_ERR_FORMAT = 8,
