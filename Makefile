@@ -50,9 +50,7 @@ rust-tests: cargo
 	$(CARGO) test --locked --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-# The shared library as it is shipped, with the fastest instructions and with those every processor has.
+# Programs against the libraries as they are shipped, with the fastest instructions and with those that
+# every processor has.
 c-tests: release
-	$(CC) $(C_FLAGS) -Werror examples/c/quickstart.c -o $(RELEASE)/quickstart $(LINK)
-	$(RELEASE)/quickstart
-	LITE_MAMBA_ISA=portable $(RELEASE)/quickstart
-	LITE_MAMBA_LIBRARY_DIR=$(RELEASE) tests/c/run.sh
+	tests/c/run.sh $(RELEASE)
