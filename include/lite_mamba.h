@@ -83,8 +83,8 @@
  * FLOATING-POINT ENVIRONMENT
  *
  * The library computes in the default environment (round to nearest, denormals kept, exceptions masked)
- * whatever the caller's is, and restores the caller's, status flags included, before it returns: an audio
- * host's flush-to-zero neither changes a result nor gets lost.
+ * whatever the caller's is, and restores the caller's before it returns: an audio host's flush-to-zero
+ * neither changes a result nor gets lost.
  *
  * PROCESSES
  *
