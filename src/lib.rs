@@ -9,6 +9,8 @@ mod environment;
 mod error;
 #[cfg(test)]
 mod fault;
+// Its comments are the C header's: their examples are C.
+#[cfg(not(doctest))]
 pub mod ffi;
 mod inference;
 mod layer;

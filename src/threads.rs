@@ -4,6 +4,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use rayon::prelude::*;
+
 use crate::error::{Result, fail};
 use crate::simd::team::{MAX_PIECES, Team};
 
@@ -85,6 +87,23 @@ impl Workers {
             let piece = cells[i].lock().unwrap_or_else(PoisonError::into_inner).take();
             work(piece.expect("each piece is taken once"));
         });
+    }
+}
+
+/// Calls `work` with every chunk of `data` and its number: for work that is done once, such as packing weights.
+/// Where there is much, rayon spreads it over threads of its own, made for this call: none are left for a
+/// fork's child to wait for in vain.
+pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, work: impl Fn(usize, &mut [T]) + Send + Sync) {
+    /// A millisecond or two of copying.
+    const WORTH_THREADS: usize = 1 << 20;
+    let threads = if data.len() < WORTH_THREADS { 1 } else { num_threads() };
+    let pool =
+        if threads > 1 { rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok() } else { None };
+    match pool {
+        Some(pool) => pool.install(|| {
+            data.par_chunks_mut(chunk).enumerate().for_each(|(i, chunk)| work(i, chunk));
+        }),
+        None => data.chunks_mut(chunk).enumerate().for_each(|(i, chunk)| work(i, chunk)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::memory::{Buffer, product};
 pub use crate::simd::linear::{Input, Output};
 use crate::simd::linear::{Product, panel_width};
 use crate::simd::{Isa, Real};
-use crate::threads::Workers;
+use crate::threads::{Workers, for_each_chunk};
 
 /// Rows that a thread takes at least when rows are what is shared.
 const ROW_SHARE: usize = 12;
@@ -56,12 +56,6 @@ impl<T: Real> Linear<T> {
         Ok(Linear { isa, inputs, outputs, width, panels, bias: Buffer::zeroed(what, columns)? })
     }
 
-    /// The value at (output, input of a group), for reading and writing.
-    fn at(&self, output: usize, group: usize, input: usize) -> usize {
-        let k = self.inputs.count * self.inputs.len;
-        (output / self.width * k + group * self.inputs.len + input) * self.width + output % self.width
-    }
-
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
         self.outputs
@@ -69,26 +63,30 @@ impl<T: Real> Linear<T> {
 
     /// Writes the weights of one group, row-major (outputs, inputs).
     pub fn set_weight(&mut self, group: usize, values: &[T]) {
-        let inputs = self.inputs.len;
+        let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
-        for (output, row) in values.chunks_exact(inputs).enumerate() {
-            let at = self.at(output, group, 0);
-            for (slot, &value) in self.panels[at..].iter_mut().step_by(self.width).zip(row) {
-                *slot = value;
+        let panel_len = width * inputs * self.inputs.count;
+        for_each_chunk(&mut self.panels, panel_len, |panel, slots| {
+            let rows = values.chunks_exact(inputs).skip(panel * width).take(width);
+            for (column, row) in rows.enumerate() {
+                let slots = slots[group * inputs * width..].iter_mut().skip(column).step_by(width);
+                slots.zip(row).for_each(|(slot, &value)| *slot = value);
             }
-        }
+        });
     }
 
     /// Reads the weights of one group, row-major (outputs, inputs).
     pub fn get_weight(&self, group: usize, values: &mut [T]) {
-        let inputs = self.inputs.len;
+        let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
-        for (output, row) in values.chunks_exact_mut(inputs).enumerate() {
-            let at = self.at(output, group, 0);
-            for (&slot, value) in self.panels[at..].iter().step_by(self.width).zip(row) {
-                *value = slot;
+        let panel_len = width * inputs * self.inputs.count;
+        for_each_chunk(values, width * inputs, |panel, rows| {
+            for (column, row) in rows.chunks_exact_mut(inputs).enumerate() {
+                let slots = &self.panels[panel * panel_len + group * inputs * width..];
+                let slots = slots.iter().skip(column).step_by(width);
+                slots.zip(row).for_each(|(&slot, value)| *value = slot);
             }
-        }
+        });
     }
 
     /// The bias, a value for each output.
