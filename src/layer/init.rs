@@ -125,7 +125,9 @@ impl Init {
         let from = f64::from(-bound as f32);
         let range = f64::from(bound as f32 - -bound as f32);
         for value in self.values.get_mut(name).into_iter().flatten() {
-            *value = (f64::from(self.rng.next_unit()) * range + from) as f32;
+            let u = f64::from(self.rng.next_unit());
+            // dt_scale = 0 gives the range from -0 to +0, of which PyTorch returns the lower end.
+            *value = if range == 0.0 { from as f32 } else { (u * range + from) as f32 };
         }
     }
 
@@ -281,6 +283,13 @@ mod tests {
         assert_eq!(values["dt_proj.weight"], [0.5; 128 * 4]);
         let log3 = 3f64.ln() as f32;
         assert!(values["A_log"].chunks(3).all(|row| row == [0.0, std::f32::consts::LN_2, log3]));
+    }
+
+    #[test]
+    fn an_empty_range_gives_its_lower_end() {
+        let config = Config { dt_scale: 0.0, ..Config::new(Variant::Stcn, 4) };
+        let values = initial(&config).unwrap();
+        assert!(values["dt_proj.weight"].iter().all(|v| v.to_bits() == (-0.0f32).to_bits()));
     }
 
     #[test]
