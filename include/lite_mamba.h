@@ -532,6 +532,48 @@ lm_status lm_cache_state_info(const lm_cache *cache,
                               lm_tensor_info *info,
                               size_t struct_size);
 
+/// Returns one sequence to its beginning; the others go on.
+///
+/// lane: below the cache's batch.
+///
+/// LM_ERR_INVALID_ARGUMENT for another lane.
+/// One thread at a time.
+LM_API lm_status lm_cache_reset_lane(lm_cache *cache, size_t lane);
+
+/// Makes one sequence go on from where another one is; that one goes on by itself.
+///
+/// dst, dst_lane: the cache that changes, and which of its sequences.
+/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch, but must be of
+///                layers of the same shape.
+///
+/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers of
+/// different shapes.
+/// One thread at a time on dst; any number on src while none changes it.
+LM_API
+lm_status lm_cache_copy_lane(lm_cache *dst,
+                             size_t dst_lane,
+                             const lm_cache *src,
+                             size_t src_lane);
+
+/// Computes the next token of those sequences of a cache that are due. The bits are those that lm_step gives
+/// these sequences; the others stay where they are.
+///
+/// x: (num_lanes, d_model), one token for each of lanes.
+/// lanes: num_lanes different numbers below the cache's batch, in any order.
+/// num_lanes: 0 is allowed; the pointers may then be NULL.
+/// cache: the state, of which these sequences move on by one token.
+/// y: (num_lanes, d_model); may be x itself.
+///
+/// LM_ERR_INVALID_ARGUMENT for a lane that the cache does not have or that is there twice; errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+LM_API
+lm_status lm_step_lanes(const lm_layer *layer,
+                        const float *x,
+                        const size_t *lanes,
+                        size_t num_lanes,
+                        lm_cache *cache,
+                        float *y);
+
 
 /*
  * SEVERAL LAYERS OF ONE MODEL

@@ -97,6 +97,37 @@ impl<T: Real> State<T> {
         forget(&mut self.ssm, CHANNEL_BLOCK * self.states);
     }
 
+    /// Makes `lane` equal to a lane of `from`, a state of the same shape but for its number of lanes.
+    fn copy_lane(&mut self, lane: usize, from: &Self, from_lane: usize) {
+        self.offsets[lane] = from.offsets[from_lane];
+        let lanes = self.lanes;
+        let copy = |to: &mut [T], from_data: &[T], len: usize| {
+            let from_blocks = from_data.chunks_exact(len * from.lanes);
+            for (to, from) in to.chunks_exact_mut(len * lanes).zip(from_blocks) {
+                to[lane * len..][..len].copy_from_slice(&from[from_lane * len..][..len]);
+            }
+        };
+        for (to, from) in self.histories.iter_mut().zip(&from.histories) {
+            copy(&mut to.data, &from.data, CHANNEL_BLOCK * to.length);
+        }
+        copy(&mut self.ssm, &from.ssm, CHANNEL_BLOCK * self.states);
+    }
+
+    /// Makes `lane` equal to another one of its own.
+    fn copy_lane_within(&mut self, lane: usize, from_lane: usize) {
+        self.offsets[lane] = self.offsets[from_lane];
+        let lanes = self.lanes;
+        let copy = |data: &mut [T], len: usize| {
+            for block in data.chunks_exact_mut(len * lanes) {
+                block.copy_within(from_lane * len..(from_lane + 1) * len, lane * len);
+            }
+        };
+        for history in &mut self.histories {
+            copy(&mut history.data, CHANNEL_BLOCK * history.length);
+        }
+        copy(&mut self.ssm, CHANNEL_BLOCK * self.states);
+    }
+
     /// The history of a convolution's input: (blocks, lanes, ring, channels).
     pub fn history(&mut self, index: usize) -> ArrayViewMut4<'_, T> {
         let History { length, data } = &mut self.histories[index];
@@ -154,6 +185,8 @@ pub struct Cache {
     state: State<f32>,
     shape: Shape,
     infos: Vec<StateInfo>,
+    /// Scratch of `check_lanes`, a flag for each lane, all false.
+    taken: Buffer<bool>,
     /// A call that panicked left the state undefined.
     poisoned: bool,
 }
@@ -200,7 +233,8 @@ impl Cache {
         });
         let ssm = StateInfo { name: "ssm_state".to_owned(), shape: vec![batch, dims.d_inner, dims.d_state] };
         let infos = conv.chain([ssm]).collect();
-        Ok(Cache { state, shape, infos, poisoned: false })
+        let taken = Buffer::zeroed("batch", batch)?;
+        Ok(Cache { state, shape, infos, taken, poisoned: false })
     }
 
     /// Number of sequences.
@@ -215,7 +249,7 @@ impl Cache {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.state.bytes()
+        size_of::<Self>() + self.state.bytes() + self.taken.bytes()
     }
 
     /// Forgets everything seen; the state is as new.
@@ -224,6 +258,68 @@ impl Cache {
             self.state.reset_lane(lane);
         }
         self.poisoned = false;
+    }
+
+    /// Forgets everything that one sequence has seen; the others go on.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a lane that the batch does not have, `Internal` for a cache left undefined.
+    pub fn reset_lane(&mut self, lane: usize) -> Result<()> {
+        self.check_lane("lane", lane)?;
+        self.state.reset_lane(lane);
+        Ok(())
+    }
+
+    /// Makes sequence `lane` go on from where sequence `from_lane` of `from` is.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a lane that a batch does not have, `ShapeMismatch` where the caches are of layers of
+    /// different shapes, `Internal` for a cache left undefined.
+    pub fn copy_lane(&mut self, lane: usize, from: &Cache, from_lane: usize) -> Result<()> {
+        self.check_lane("dst_lane", lane)?;
+        from.check_lane("src_lane", from_lane)?;
+        if self.shape != from.shape {
+            fail!(ShapeMismatch, "src was made for a layer of another shape than dst");
+        }
+        self.state.copy_lane(lane, &from.state, from_lane);
+        Ok(())
+    }
+
+    /// [`Cache::copy_lane`] from one sequence to another of the same cache.
+    ///
+    /// # Errors
+    /// As [`Cache::copy_lane`].
+    pub fn copy_lane_within(&mut self, lane: usize, from_lane: usize) -> Result<()> {
+        self.check_lane("dst_lane", lane)?;
+        self.check_lane("src_lane", from_lane)?;
+        self.state.copy_lane_within(lane, from_lane);
+        Ok(())
+    }
+
+    fn check_lane(&self, name: &str, lane: usize) -> Result<()> {
+        self.check_usable()?;
+        if lane >= self.batch() {
+            fail!(InvalidArgument, "{name} is {lane}; the cache has a batch of {}", self.batch());
+        }
+        Ok(())
+    }
+
+    /// Whether `lanes` are lanes of this cache, each at most once. Allocates nothing.
+    pub(crate) fn check_lanes(&mut self, lanes: &[usize]) -> Result<()> {
+        self.check_usable()?;
+        let batch = self.batch();
+        let first_bad =
+            lanes.iter().position(|&lane| lane >= batch || std::mem::replace(&mut self.taken[lane], true));
+        for &lane in lanes.iter().filter(|&&lane| lane < batch) {
+            self.taken[lane] = false;
+        }
+        match first_bad {
+            None => Ok(()),
+            Some(i) if lanes[i] >= batch => {
+                fail!(InvalidArgument, "lanes[{i}] is {}; the cache has a batch of {batch}", lanes[i])
+            }
+            Some(i) => fail!(InvalidArgument, "lanes[{i}] is {}, which is there already", lanes[i]),
+        }
     }
 
     /// An equal cache.
@@ -236,6 +332,7 @@ impl Cache {
             state: self.state.try_clone()?,
             shape: self.shape.clone(),
             infos: self.infos.clone(),
+            taken: Buffer::zeroed("batch", self.batch())?,
             poisoned: false,
         })
     }

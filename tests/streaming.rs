@@ -211,6 +211,55 @@ proptest! {
         }
     }
 
+    /// Lanes stepped in subsets and in any order, copied and reset, are each the stream that it has become.
+    #[test]
+    fn lanes_go_their_own_ways(
+        case in cases(),
+        rounds in prop::collection::vec((any::<u64>(), 0..5usize, 0..5usize, 0..8u8), 1..12),
+    ) {
+        let (batch, d_model) = (case.batch, case.config.d_model);
+        let mut random = Random(case.config.seed);
+        for layer in case.layers() {
+            let mut cache = new_cache(&layer, batch);
+            let mut alone: Vec<Cache> = (0..batch).map(|_| new_cache(&layer, 1)).collect();
+            for &(due, a, b, action) in &rounds {
+                let (a, b) = (a % batch, b % batch);
+                let mut lanes: Vec<usize> = (0..batch).filter(|lane| due >> lane & 1 == 1).collect();
+                let turn = a % lanes.len().max(1);
+                lanes.rotate_left(turn);
+                let x = random.values(lanes.len() * d_model);
+                let mut y = vec![f32::NAN; x.len()];
+                layer.step_lanes(Tokens::Separate { x: &x, y: &mut y }, &lanes, &mut cache).unwrap();
+                for ((&lane, x), y) in lanes.iter().zip(x.chunks(d_model)).zip(y.chunks(d_model)) {
+                    prop_assert_eq!(bits(&forward(&layer, x, 1, Some(&mut alone[lane]))), bits(y));
+                }
+                match action {
+                    0 => {
+                        cache.reset_lane(a).unwrap();
+                        alone[a].reset();
+                    }
+                    1 => {
+                        cache.copy_lane_within(a, b).unwrap();
+                        alone[a] = alone[b].try_clone().unwrap();
+                    }
+                    2 => {
+                        let mut moved = new_cache(&layer, batch + 1);
+                        moved.copy_lane(batch, &cache, b).unwrap();
+                        cache.copy_lane(a, &moved, batch).unwrap();
+                        alone[a] = alone[b].try_clone().unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            let all = state_bits(&cache);
+            for (lane, own) in alone.iter().enumerate() {
+                for (all, own) in all.iter().zip(state_bits(own)) {
+                    prop_assert_eq!(&all[lane * own.len()..][..own.len()], &own[..]);
+                }
+            }
+        }
+    }
+
     #[test]
     fn in_place_is_the_same(case in cases()) {
         let (x, batch) = (case.x(), case.batch);

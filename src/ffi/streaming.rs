@@ -227,3 +227,74 @@ pub unsafe extern "C" fn lm_cache_state_info(
         write_struct(&described, info, struct_size, "info")
     })
 }
+
+/// Returns one sequence to its beginning; the others go on.
+///
+/// lane: below the cache's batch.
+///
+/// LM_ERR_INVALID_ARGUMENT for another lane.
+/// One thread at a time.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_reset_lane(cache: *mut lm_cache, lane: usize) -> lm_status {
+    // SAFETY: a handle, as the header asks for.
+    boundary::status(|| unsafe { object_mut(cache, "cache")?.reset_lane(lane) })
+}
+
+/// Makes one sequence go on from where another one is; that one goes on by itself.
+///
+/// dst, dst_lane: the cache that changes, and which of its sequences.
+/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch, but must be of
+///                layers of the same shape.
+///
+/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers of
+/// different shapes.
+/// One thread at a time on dst; any number on src while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_copy_lane(
+    dst: *mut lm_cache,
+    dst_lane: usize,
+    src: *const lm_cache,
+    src_lane: usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for; one cache is borrowed once.
+    boundary::status(|| unsafe {
+        if std::ptr::eq(dst, src) {
+            return object_mut(dst, "dst")?.copy_lane_within(dst_lane, src_lane);
+        }
+        let from = object(src, "src")?;
+        object_mut(dst, "dst")?.copy_lane(dst_lane, from, src_lane)
+    })
+}
+
+/// Computes the next token of those sequences of a cache that are due. The bits are those that lm_step gives
+/// these sequences; the others stay where they are.
+///
+/// x: (num_lanes, d_model), one token for each of lanes.
+/// lanes: num_lanes different numbers below the cache's batch, in any order.
+/// num_lanes: 0 is allowed; the pointers may then be NULL.
+/// cache: the state, of which these sequences move on by one token.
+/// y: (num_lanes, d_model); may be x itself.
+///
+/// LM_ERR_INVALID_ARGUMENT for a lane that the cache does not have or that is there twice; errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_step_lanes(
+    layer: *const lm_layer,
+    x: *const f32,
+    lanes: *const usize,
+    num_lanes: usize,
+    cache: *mut lm_cache,
+    y: *mut f32,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let cache = object_mut(cache, "cache")?;
+        let lanes = slice(lanes, num_lanes, "lanes")?;
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let shape = [("num_lanes", num_lanes), ("seqlen", 1), ("d_model", layer.dims().d_model)];
+        layer.step_lanes(tokens(x, y, shape)?, lanes, cache)
+    })
+}

@@ -27,13 +27,13 @@ pub enum Tokens<'a, T> {
 
 impl<T> Tokens<'_, T> {
     /// Whether input and output have `len` values.
-    pub(super) fn check(&self, len: usize) -> Result<()> {
+    pub(super) fn check(&self, size: &str, len: usize) -> Result<()> {
         let (x, y) = match self {
             Tokens::Separate { x, y } => (x.len(), y.len()),
             Tokens::InPlace(both) => (both.len(), both.len()),
         };
         if x != len || y != len {
-            fail!(ShapeMismatch, "x and y have {x} and {y} values; batch · seqlen · d_model is {len}");
+            fail!(ShapeMismatch, "x and y have {x} and {y} values; {size} is {len}");
         }
         Ok(())
     }
@@ -55,18 +55,28 @@ impl<T> Tokens<'_, T> {
     }
 }
 
+/// The sequences of a call, and where their states are.
+pub(super) struct Sequences<'a> {
+    /// How many.
+    pub count: usize,
+    /// Tokens of each.
+    pub seqlen: usize,
+    /// The lane of each in the cache; their own numbers if `None`.
+    pub lanes: Option<&'a [usize]>,
+}
+
 impl Layer {
     /// Takes all tokens through the stages, a block of rows at a time. The rows are the tokens of the first
     /// sequence, then those of the second, and so on; a block holds the pieces of as many as it covers.
     pub(super) fn run(
         &self,
         tokens: &mut Tokens<'_, f32>,
-        batch: usize,
-        seqlen: usize,
+        sequences: Sequences<'_>,
         workspace: &mut Workspace<f32>,
         cached: Option<&mut State<f32>>,
     ) {
-        let rows = batch * seqlen;
+        let Sequences { count, seqlen, lanes } = sequences;
+        let rows = count * seqlen;
         let workers = Workers::for_operations(rows as f64 * self.operations_per_token());
         let mut own = workspace.state.take();
         let is_cached = cached.is_some();
@@ -78,7 +88,11 @@ impl Layer {
             for sequence in block.start / seqlen..=(block.end - 1) / seqlen {
                 let from = block.start.max(sequence * seqlen);
                 let to = block.end.min((sequence + 1) * seqlen);
-                let lane = if is_cached { sequence } else { sequence % state.lanes() };
+                let lane = match lanes {
+                    Some(lanes) => lanes[sequence],
+                    None if is_cached => sequence,
+                    None => sequence % state.lanes(),
+                };
                 if !is_cached && from == sequence * seqlen {
                     state.reset_lane(lane);
                 }

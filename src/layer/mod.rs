@@ -10,6 +10,7 @@ mod workspace;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use config::{Config, DType, Device, Dims, DtInit, Math, Variant};
+use forward::Sequences;
 pub use forward::Tokens;
 pub use init::initial_values;
 pub use names::{ParameterInfo, alias_of, canonical_name, parameter_list};
@@ -197,22 +198,48 @@ impl Layer {
         seqlen: usize,
         cache: Option<&mut Cache>,
     ) -> Result<()> {
-        let rows = memory::product("batch · seqlen · d_model", &[batch, seqlen, self.dims.d_model])?
-            / self.dims.d_model;
-        tokens.check(rows * self.dims.d_model)?;
-        if rows == 0 {
+        let size = "batch · seqlen · d_model";
+        let len = memory::product(size, &[batch, seqlen, self.dims.d_model])?;
+        if len > 0
+            && let Some(cache) = &cache
+        {
+            cache.check_fits(self, batch)?;
+        }
+        let sequences = Sequences { count: batch, seqlen, lanes: None };
+        self.call(&mut tokens, size, sequences, cache)
+    }
+
+    /// One token for each of `lanes`, the sequences of `cache` that are due: `tokens` are (lanes, d_model).
+    /// The bits are those of a step of the whole batch.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`], and `InvalidArgument` for a lane that the batch does not have or that is there twice.
+    pub fn step_lanes(&self, mut tokens: Tokens<'_, f32>, lanes: &[usize], cache: &mut Cache) -> Result<()> {
+        cache.check_fits(self, cache.batch())?;
+        cache.check_lanes(lanes)?;
+        let sequences = Sequences { count: lanes.len(), seqlen: 1, lanes: Some(lanes) };
+        self.call(&mut tokens, "num_lanes · d_model", sequences, Some(cache))
+    }
+
+    /// What every call of the layer comes to, its cache having been checked.
+    fn call(
+        &self,
+        tokens: &mut Tokens<'_, f32>,
+        size: &str,
+        sequences: Sequences<'_>,
+        cache: Option<&mut Cache>,
+    ) -> Result<()> {
+        let Sequences { count, seqlen, .. } = sequences;
+        let len = memory::product(size, &[count, seqlen, self.dims.d_model])?;
+        tokens.check(size, len)?;
+        if len == 0 {
             return Ok(());
         }
         let _default = DefaultFpEnv::enter();
-        if let Some(cache) = &cache {
-            cache.check_fits(self, batch)?;
-        }
-        let mut workspace = self.workspaces.take(&self.config, &self.dims, batch, seqlen, cache.is_none())?;
+        let mut workspace = self.workspaces.take(&self.config, &self.dims, count, seqlen, cache.is_none())?;
         match cache {
-            Some(cache) => {
-                cache.with_state(|state| self.run(&mut tokens, batch, seqlen, &mut workspace, Some(state)))
-            }
-            None => self.run(&mut tokens, batch, seqlen, &mut workspace, None),
+            Some(cache) => cache.with_state(|state| self.run(tokens, sequences, &mut workspace, Some(state))),
+            None => self.run(tokens, sequences, &mut workspace, None),
         }
         self.workspaces.put_back(workspace);
         Ok(())

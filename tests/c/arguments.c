@@ -61,6 +61,16 @@ static void null_pointers(void) {
     REFUSES(lm_step(layer, x, NULL, out.y), null, "cache is NULL");
     REFUSES(lm_step(layer, x, cache, NULL), null, "y is NULL");
     REFUSES(lm_cache_reset(NULL), null, "cache is NULL");
+    const size_t lane = 0;
+    REFUSES(lm_step_lanes(NULL, x, &lane, 1, cache, out.y), null, "layer is NULL");
+    REFUSES(lm_step_lanes(layer, NULL, &lane, 1, cache, out.y), null, "x is NULL");
+    REFUSES(lm_step_lanes(layer, x, NULL, 1, cache, out.y), null, "lanes is NULL");
+    REFUSES(lm_step_lanes(layer, x, &lane, 1, NULL, out.y), null, "cache is NULL");
+    REFUSES(lm_step_lanes(layer, x, &lane, 1, cache, NULL), null, "y is NULL");
+    REFUSES(lm_cache_reset_lane(NULL, 0), null, "cache is NULL");
+    REFUSES(lm_cache_copy_lane(NULL, 0, cache, 0), null, "dst is NULL");
+    REFUSES(lm_cache_copy_lane(cache, 0, NULL, 0), null, "src is NULL");
+    REFUSES(lm_cache_copy_lane(NULL, 0, NULL, 0), null, "dst is NULL");
     REFUSES(lm_cache_clone(NULL, &out.cache), null, "cache is NULL");
     REFUSES(lm_cache_clone(cache, NULL), null, "clone is NULL");
     REFUSES(lm_cache_get_state(NULL, "ssm_state", out.values, count), null, "cache is NULL");
@@ -350,6 +360,7 @@ static void buffers(void) {
 
 static void caches_of_others(void) {
     static const size_t other_dilations[] = {1, 2, 5};
+    static const size_t lanes[] = {0, 0}, beyond[] = {1, BATCH};
     lm_config others[7];
     for (int i = 0; i < 7; i++)
         others[i] = default_config(LM_VARIANT_PTCN, D_MODEL);
@@ -369,6 +380,18 @@ static void caches_of_others(void) {
         lm_free_cache(others_cache);
         lm_destroy(other);
     }
+    lm_layer *narrow = create(&others[6]);
+    lm_cache *narrow_cache = alloc_cache(narrow, BATCH);
+    REFUSES(lm_cache_copy_lane(cache, 0, narrow_cache, 0), LM_ERR_SHAPE_MISMATCH, "src");
+    REFUSES(lm_step_lanes(layer, x, lanes, 1, narrow_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+    lm_free_cache(narrow_cache);
+    lm_destroy(narrow);
+    REFUSES(lm_cache_copy_lane(cache, BATCH, cache, 0), LM_ERR_INVALID_ARGUMENT, "dst_lane");
+    REFUSES(lm_cache_copy_lane(cache, 0, cache, SIZE_MAX), LM_ERR_INVALID_ARGUMENT, "src_lane");
+    REFUSES(lm_cache_reset_lane(cache, BATCH), LM_ERR_INVALID_ARGUMENT, "lane is");
+    REFUSES(lm_step_lanes(layer, x, lanes, 2, cache, out.y), LM_ERR_INVALID_ARGUMENT, "lanes[1] is 0");
+    REFUSES(lm_step_lanes(layer, x, beyond, 2, cache, out.y), LM_ERR_INVALID_ARGUMENT, "lanes[1] is");
+    OK(lm_step_lanes(layer, NULL, NULL, 0, cache, NULL));
     REFUSES(lm_forward(layer, x, BATCH + 1, 1, cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
     REFUSES(lm_forward(layer, x, 1, SEQLEN, cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
     REFUSES(lm_forward_inference(layer, x, 1, SEQLEN, params, out.y), LM_ERR_SHAPE_MISMATCH, "batch is 1");

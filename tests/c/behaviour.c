@@ -377,6 +377,44 @@ static void lanes_apart(void) {
     free(y);
 }
 
+/* Sequences that are due are stepped alone, forgotten, and copied, as a server's batch does. */
+static void lanes_come_and_go(void) {
+    enum { STEP = BATCH * D_MODEL };
+    const lm_config config = default_config(LM_VARIANT_STCN, D_MODEL);
+    lm_layer *layer = create(&config);
+    lm_cache *cache = alloc_cache(layer, BATCH), *whole = alloc_cache(layer, BATCH);
+    float x[STEP], y[STEP], due[2 * D_MODEL];
+    fill(x, STEP, 9);
+    OK(lm_step(layer, x, whole, y));
+
+    const size_t lanes[] = {2, 0};
+    memcpy(due, x + 2 * D_MODEL, D_MODEL * sizeof *x);
+    memcpy(due + D_MODEL, x, D_MODEL * sizeof *x);
+    OK(lm_step_lanes(layer, due, lanes, 2, cache, due));
+    CHECK(same(due, y + 2 * D_MODEL, D_MODEL) && same(due + D_MODEL, y, D_MODEL));
+
+    /* Lane 1 takes over where lane 1 of the other cache is; then both caches are the same. */
+    OK(lm_cache_copy_lane(cache, 1, whole, 1));
+    float after[STEP];
+    OK(lm_step(layer, x, whole, y));
+    OK(lm_step(layer, x, cache, after));
+    CHECK(same(after, y, STEP));
+
+    /* Lane 0 begins anew; lane 2 goes on from where lane 1 is. */
+    OK(lm_cache_reset_lane(cache, 0));
+    OK(lm_cache_copy_lane(cache, 2, cache, 1));
+    memcpy(x + 2 * D_MODEL, x + D_MODEL, D_MODEL * sizeof *x);
+    OK(lm_step(layer, x, cache, after));
+    CHECK(same(after + D_MODEL, after + 2 * D_MODEL, D_MODEL));
+    float first[D_MODEL];
+    OK(lm_forward(layer, x, 1, 1, NULL, first));
+    CHECK(same(after, first, D_MODEL));
+
+    lm_free_cache(cache);
+    lm_free_cache(whole);
+    lm_destroy(layer);
+}
+
 #if defined(__x86_64__)
 #define FLUSHES 0x9fc0u /* flush-to-zero, denormals-are-zero, exceptions masked */
 #define ODDLY 0xffe3u   /* both, rounding toward zero, some status flags */
@@ -511,6 +549,7 @@ int main(void) {
     }
     inference_params();
     lanes_apart();
+    lanes_come_and_go();
     floating_point_environment();
     threads();
     return report("behaviour");
