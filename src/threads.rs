@@ -2,7 +2,8 @@
 //!
 //! Stages hand their work out in pieces, and which thread runs a piece, or how many there are, changes no bit.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use rayon::prelude::*;
 
@@ -107,8 +108,7 @@ pub fn for_each_chunk<T: Send>(data: &mut [T], chunk: usize, work: impl Fn(usize
     }
 }
 
-/// Sets the number of threads that calls share from now on; 0 is one per core. Waits for a call that is
-/// sharing them to end.
+/// Sets the number of threads that later calls share; 0 is one per core.
 ///
 /// # Errors
 /// `InvalidArgument` for more than 4096.
@@ -116,45 +116,41 @@ pub fn set_num_threads(n: usize) -> Result<()> {
     if n > MAX_THREADS {
         fail!(InvalidArgument, "n is {n}; it must be at most {MAX_THREADS}");
     }
-    TEAM.lock().unwrap_or_else(PoisonError::into_inner).wanted = Some(n);
+    WANTED.store(n, Relaxed);
     Ok(())
 }
 
 /// The number of threads that a large call uses.
 pub fn num_threads() -> usize {
-    TEAM.lock().unwrap_or_else(PoisonError::into_inner).resolve()
+    static DEFAULT: OnceLock<usize> = OnceLock::new();
+    match WANTED.load(Relaxed) {
+        UNSET => *DEFAULT.get_or_init(|| crate::environment::num_threads().unwrap_or_else(cores)),
+        0 => cores(),
+        n => n,
+    }
 }
 
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+}
+
+/// What `set_num_threads` was told.
+static WANTED: AtomicUsize = AtomicUsize::new(UNSET);
+const UNSET: usize = usize::MAX;
+
 struct Standing {
-    /// What `set_num_threads` was told; 0 is one per core.
-    wanted: Option<usize>,
-    /// What that came to when it was last looked up.
-    resolved: Option<(Option<usize>, usize)>,
     team: Option<Team>,
     /// The process whose threads the team has.
     process: u32,
 }
 
-static TEAM: Mutex<Standing> = Mutex::new(Standing { wanted: None, resolved: None, team: None, process: 0 });
+static TEAM: Mutex<Standing> = Mutex::new(Standing { team: None, process: 0 });
 
 impl Standing {
-    fn resolve(&mut self) -> usize {
-        if let Some((wanted, threads)) = self.resolved
-            && wanted == self.wanted
-        {
-            return threads;
-        }
-        let threads = match self.wanted.or_else(crate::environment::num_threads) {
-            Some(n) if n > 0 => n,
-            _ => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        };
-        self.resolved = Some((self.wanted, threads));
-        threads
-    }
-
     /// The team of the wanted number of threads, made at first use; `None` where that is one.
     fn team(&mut self) -> Option<&Team> {
-        let threads = self.resolve();
+        let threads = num_threads();
         let process = std::process::id();
         if self.process != process {
             // A fork's child: the threads are the parent's, and there is nobody to end.
