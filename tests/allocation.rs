@@ -3,6 +3,8 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ffi::c_void;
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -78,6 +80,11 @@ fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
     }
 }
 
+unsafe extern "C" {
+    /// As C sees it: the handles are pointers to a [`Layer`] and a [`Cache`].
+    fn lm_step(layer: *const c_void, x: *const f32, cache: *mut c_void, y: *mut f32) -> i32;
+}
+
 fn steps(variant: Variant, d_model: usize, batch: usize) {
     let layer = layer(variant, d_model);
     let mut cache = Cache::new(&layer, batch, 0).unwrap();
@@ -86,6 +93,9 @@ fn steps(variant: Variant, d_model: usize, batch: usize) {
     let mut step = || {
         let tokens = Tokens::Separate { x: &x, y: &mut y };
         layer.forward(tokens, batch, 1, Some(&mut cache)).unwrap();
+        let (layer, cache) = (ptr::from_ref(&layer).cast(), ptr::from_mut(&mut cache).cast());
+        // SAFETY: handles of the right kinds, and a token of every sequence in `x` and `y`.
+        assert_eq!(unsafe { lm_step(layer, x.as_ptr(), cache, y.as_mut_ptr()) }, 0);
     };
     step();
     // The library's threads allocate while they start, which may take them a moment longer than that step.

@@ -147,10 +147,10 @@ pub(super) unsafe fn tokens<'a>(
 ) -> Result<Tokens<'a, f32>> {
     check(x, "x")?;
     check(y, "y")?;
-    let what = || shape.map(|(name, size)| format!("{name} {size}")).join(", ");
-    let count = memory::product(&what(), &shape.map(|(_, size)| size))?;
-    // Such a tensor does not exist; without this, reading it would be a crash.
-    memory::check_fits(&what(), memory::bytes_of::<f32>(&what(), count)?)?;
+    let count = count_of("x", shape).or_else(|_| {
+        // Again, for the message alone: a step allocates nothing.
+        count_of(&shape.map(|(name, size)| format!("{name} {size}")).join(", "), shape)
+    })?;
     if std::ptr::eq(x, y) {
         // SAFETY: one buffer, ours alone as the caller promises.
         return Ok(Tokens::InPlace(unsafe { slice_mut(y, count, "y") }?));
@@ -160,6 +160,14 @@ pub(super) unsafe fn tokens<'a>(
     }
     // SAFETY: readable and writable as the caller promises, and just seen to be disjoint.
     unsafe { Ok(Tokens::Separate { x: slice(x, count, "x")?, y: slice_mut(y, count, "y")? }) }
+}
+
+/// How many values a tensor of this shape has. One that is larger than the memory does not exist: without
+/// this, reading it would be a crash.
+fn count_of(what: &str, shape: [(&str, usize); 3]) -> Result<usize> {
+    let count = memory::product(what, &shape.map(|(_, size)| size))?;
+    memory::check_fits(what, memory::bytes_of::<f32>(what, count)?)?;
+    Ok(count)
 }
 
 /// Reads a struct that the caller may have compiled against an earlier version: `defaults` with as many
@@ -203,4 +211,63 @@ fn check_struct_size<T: Versioned>(size: usize, kind: ErrorKind, name: &str) -> 
     }
     let known = T::SIZES.iter().map(usize::to_string).collect::<Vec<_>>().join(" or ");
     Err(Error::new(kind, format!("{name} is {size}; this version knows {known}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A struct that has grown by `second`; the first version ended before it.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Grown {
+        struct_size: usize,
+        first: usize,
+        second: usize,
+    }
+
+    const OLD: usize = 2 * size_of::<usize>();
+    const NEW: usize = size_of::<Grown>();
+
+    // SAFETY: three integers.
+    unsafe impl Versioned for Grown {
+        const SIZES: &'static [usize] = &[OLD, NEW];
+    }
+
+    const DEFAULTS: Grown = Grown { struct_size: NEW, first: 10, second: 20 };
+    const UNKNOWN: [usize; 6] = [0, 1, OLD - 1, OLD + 1, NEW + 1, usize::MAX];
+
+    #[test]
+    fn an_earlier_version_of_a_struct_is_read_with_defaults_for_what_it_lacks() {
+        let read = |struct_size| {
+            let given = Grown { struct_size, first: 1, second: 2 };
+            // SAFETY: it has as many bytes as every known size.
+            unsafe { read_struct(&given, DEFAULTS, "given") }
+        };
+        assert_eq!(read(OLD), Ok(Grown { struct_size: OLD, first: 1, second: 20 }));
+        assert_eq!(read(NEW), Ok(Grown { struct_size: NEW, first: 1, second: 2 }));
+        for size in UNKNOWN {
+            let error = read(size).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+            assert!(error.message().contains(&format!("given->struct_size is {size};")), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_more_of_a_struct_is_written_than_the_caller_has() {
+        let write = |struct_size| {
+            let mut out = Grown { struct_size: 7, first: 7, second: 7 };
+            let value = Grown { struct_size, ..DEFAULTS };
+            // SAFETY: it has room for every known size.
+            let result = unsafe { write_struct(&value, &mut out, struct_size, "out") };
+            (result, out)
+        };
+        assert_eq!(write(OLD), (Ok(()), Grown { struct_size: OLD, first: 10, second: 7 }));
+        assert_eq!(write(NEW), (Ok(()), DEFAULTS));
+        for size in UNKNOWN {
+            let (result, out) = write(size);
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidArgument);
+            assert_eq!(out, Grown { struct_size: 7, first: 7, second: 7 });
+        }
+    }
 }

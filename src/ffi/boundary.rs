@@ -68,3 +68,90 @@ pub(super) fn last_error() -> *const c_char {
 pub(super) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+    use std::panic::panic_any;
+    use std::thread;
+
+    use super::super::library::{lm_build_info, lm_last_error, lm_status_name};
+    use super::*;
+
+    fn message() -> String {
+        // SAFETY: NUL-terminated, and copied before this thread's next call.
+        unsafe { CStr::from_ptr(lm_last_error()) }.to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn every_kind_of_error_has_its_code_and_the_code_its_name() {
+        use ErrorKind::*;
+        let kinds = [
+            NullPointer,
+            InvalidConfig,
+            InvalidArgument,
+            ShapeMismatch,
+            Unsupported,
+            NotFound,
+            Io,
+            Format,
+            OutOfMemory,
+            BufferTooSmall,
+            Cuda,
+            Internal,
+        ];
+        for (kind, code) in kinds.into_iter().zip(1..) {
+            assert_eq!(status(|| Err(Error::new(kind, format!("message {code}")))), code);
+            assert_eq!(message(), format!("message {code}"));
+            // SAFETY: a static string.
+            let name = unsafe { CStr::from_ptr(lm_status_name(code)) }.to_str().unwrap();
+            let words = name.strip_prefix("LM_ERR_").unwrap().replace('_', "");
+            assert_eq!(words, format!("{kind:?}").to_uppercase());
+        }
+    }
+
+    #[test]
+    fn a_panic_may_carry_anything() {
+        struct PanicsAgain;
+        impl Drop for PanicsAgain {
+            fn drop(&mut self) {
+                panic!("a second panic, out of the first one's payload");
+            }
+        }
+        let internal = ErrorKind::Internal as lm_status;
+        let number = 7;
+        assert_eq!(status(|| panic!("text")), internal);
+        assert_eq!(message(), "a bug in lite-mamba: text");
+        assert_eq!(status(|| panic!("number {number}")), internal);
+        assert_eq!(message(), "a bug in lite-mamba: number 7");
+        assert_eq!(status(|| panic_any(number)), internal);
+        assert_eq!(message(), "a bug in lite-mamba: a panic without a message");
+        assert_eq!(status(|| panic_any(PanicsAgain)), internal);
+        assert_eq!(status(|| panic!("a NUL \0inside")), internal);
+        assert_eq!(message(), "a bug in lite-mamba: a NUL inside");
+        assert_eq!(value(3, || panic!("text")), 3);
+    }
+
+    #[test]
+    fn calls_at_the_very_end_of_a_thread_do_no_harm() {
+        struct CallsAtTheEnd;
+        impl Drop for CallsAtTheEnd {
+            fn drop(&mut self) {
+                assert_eq!(status(|| Err(Error::new(ErrorKind::Io, "late"))), ErrorKind::Io as lm_status);
+                assert!(!lm_last_error().is_null() && !lm_build_info().is_null());
+            }
+        }
+        // Whichever order a thread's storage ends in, one of these comes after the messages'.
+        thread_local! {
+            static FIRST: CallsAtTheEnd = const { CallsAtTheEnd };
+            static LAST: CallsAtTheEnd = const { CallsAtTheEnd };
+        }
+        let thread = thread::spawn(|| {
+            FIRST.with(|_| ());
+            assert_eq!(status(|| Err(Error::new(ErrorKind::Io, "early"))), ErrorKind::Io as lm_status);
+            lm_build_info();
+            LAST.with(|_| ());
+        });
+        thread.join().unwrap();
+    }
+}

@@ -308,3 +308,19 @@ pub unsafe extern "C" fn lm_save(layer: *const lm_layer, path: *const c_char) ->
         weights::save(layer, Path::new(string(path, "path")?))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_tensor_info_cannot_hold_is_an_error() {
+        let info = tensor_info(&"n".repeat(63), &[1, 2, 3, 4], DType::F32, true, 9).unwrap();
+        assert_eq!((info.struct_size, info.ndim, info.shape, info.count), (9, 4, [1, 2, 3, 4], 24));
+        assert_eq!(info.name, std::array::from_fn(|i| if i < 63 { b'n' as c_char } else { 0 }));
+        for (name, shape) in [("n".repeat(64), &[1][..]), ("n".to_owned(), &[1; 5])] {
+            let error = tensor_info(&name, shape, DType::F32, true, 9).err().expect("too large");
+            assert_eq!(error.kind(), ErrorKind::Internal);
+        }
+    }
+}

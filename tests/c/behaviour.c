@@ -101,6 +101,12 @@ static void config_defaults(void) {
     CHECK(memcmp(resolved.conv_dilations, c.conv_dilations, 3 * sizeof *c.conv_dilations) == 0);
     CHECK(lm_d_inner(layer) == 49);
     lm_destroy(layer);
+
+    memset(&c.bias, 0xa5, sizeof c.bias); /* no value of a bool, and yet not 0 */
+    layer = create(&c);
+    OK(lm_get_config(layer, &resolved, sizeof resolved));
+    CHECK(resolved.bias);
+    lm_destroy(layer);
 }
 
 /* Whole, in place, in chunks, and token by token: the same bits. */
@@ -418,6 +424,7 @@ static void lanes_come_and_go(void) {
 #if defined(__x86_64__)
 #define FLUSHES 0x9fc0u /* flush-to-zero, denormals-are-zero, exceptions masked */
 #define ODDLY 0xffe3u   /* both, rounding toward zero, some status flags */
+#define TRAPS 0x0000u   /* every exception ends the process */
 static void set_control(uint64_t control) { _mm_setcsr((uint32_t)control); }
 static uint64_t control(void) { return _mm_getcsr(); }
 #elif defined(__aarch64__)
@@ -452,8 +459,14 @@ static void floating_point_environment(void) {
         denormals += expected[i] != 0.0f && expected[i] < 1.1754944e-38f && expected[i] > -1.1754944e-38f;
     CHECK(denormals > COUNT / 2);
 
-    const uint64_t theirs[] = {FLUSHES, ODDLY};
-    for (int i = 0; i < 2; i++) {
+    const uint64_t theirs[] = {
+        FLUSHES,
+        ODDLY,
+#if defined(TRAPS)
+        TRAPS,
+#endif
+    };
+    for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++) {
         set_control(theirs[i]);
         lm_layer *made = NULL;
         lm_cache *cache = NULL;

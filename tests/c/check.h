@@ -13,8 +13,8 @@ static int failures;
 #define CHECK(condition) check_((condition) ? 1 : 0, __FILE__, __LINE__, #condition)
 /* The call succeeds. */
 #define OK(call) ok_((call), __FILE__, __LINE__, #call)
-/* The call returns this status, and its message contains these words. */
-#define FAILS(call, status, words) fails_((call), (status), (words), __FILE__, __LINE__, #call)
+/* The call returns this status, and leaves a message that contains these words. */
+#define FAILS(call, status, words) fails_((forget_message(), (call)), (status), (words), __FILE__, __LINE__, #call)
 
 static inline void check_(int holds, const char *file, int line, const char *what) {
     if (!holds) {
@@ -30,9 +30,14 @@ static inline void ok_(lm_status status, const char *file, int line, const char 
     }
 }
 
+/* Leaves a message that no other call leaves. */
+static inline void forget_message(void) {
+    lm_set_num_threads(987654321);
+}
+
 static inline void fails_(lm_status status, lm_status expected, const char *words, const char *file, int line,
                           const char *what) {
-    if (status != expected || strstr(lm_last_error(), words) == NULL) {
+    if (status != expected || strstr(lm_last_error(), words) == NULL || strstr(lm_last_error(), "987654321")) {
         fprintf(stderr, "%s:%d: %s: %s, \"%s\"; expected %s with \"%s\"\n", file, line, what,
                 lm_status_name(status), status == LM_OK ? "" : lm_last_error(), lm_status_name(expected), words);
         failures++;
