@@ -1,17 +1,23 @@
 //! What is asked of the machine: its memory, and the floating-point environment of a thread.
 
+use std::sync::OnceLock;
+
 /// Bytes of physical memory, or `u64::MAX` where the system does not say.
 pub fn physical_memory() -> u64 {
-    #[cfg(unix)]
-    {
-        // SAFETY: `sysconf` takes any number and touches no memory of ours.
-        let (pages, size) =
-            unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-        if pages > 0 && size > 0 {
-            return (pages as u64).saturating_mul(size as u64);
+    // Every step is held against it: the system is asked once.
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        #[cfg(unix)]
+        {
+            // SAFETY: `sysconf` takes any number and touches no memory of ours.
+            let (pages, size) =
+                unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+            if pages > 0 && size > 0 {
+                return (pages as u64).saturating_mul(size as u64);
+            }
         }
-    }
-    u64::MAX
+        u64::MAX
+    })
 }
 
 /// While it lives, the thread computes in the default floating-point environment: round to nearest, no
