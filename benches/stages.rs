@@ -1,6 +1,7 @@
-//! Times each stage alone at the shapes of a case, one line a stage, beside its own floor.
+//! Times each stage alone at the shapes of a case, one line a stage, after the ceilings that its floor is made
+//! of: the rate of multiply-adds in registers and of the vector functions in L1.
 //!
-//!     cargo bench --bench stages -- [threads]
+//!     cargo bench --bench stages -- [threads] [rows]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use lite_mamba::ops::conv::{DepthwiseConv, Segment};
 use lite_mamba::ops::linear::{Groups, Input, Linear, Output};
 use lite_mamba::ops::scan::{SelectiveScan, state_len};
 use lite_mamba::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
-use lite_mamba::simd::Isa;
+use lite_mamba::simd::{Isa, Kernel, Simd, math};
 use lite_mamba::threads::{Workers, set_num_threads};
 
 /// Values that are neither zero nor denormal, and the same at every run.
@@ -34,6 +35,88 @@ fn median(mut call: impl FnMut()) -> f64 {
     times.drain(..3);
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// Multiply-adds in registers, as many chains as it takes to hide their latency.
+struct MultiplyAdds {
+    rounds: usize,
+}
+
+impl Kernel<f32> for MultiplyAdds {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd<f32>>(self, s: S) -> f32 {
+        let (factor, summand) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
+        let mut sums = [s.splat(black_box(1.0)); 12];
+        for _ in 0..self.rounds {
+            for sum in &mut sums {
+                *sum = s.fma(*sum, factor, summand);
+            }
+        }
+        let mut out = [0.0; 64];
+        let total = sums.into_iter().fold(s.splat(0.0), |a, b| s.add(a, b));
+        // SAFETY: no vector is longer.
+        unsafe { s.store(out.as_mut_ptr(), total) };
+        out[0]
+    }
+}
+
+/// One vector function of every value.
+struct Map<'a> {
+    function: &'static str,
+    values: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel<f32> for Map<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<f32>>(self, s: S) {
+        assert_eq!(self.values.len(), self.out.len());
+        macro_rules! all {
+            ($function:expr) => {
+                for (v, out) in self.values.chunks_exact(S::LANES).zip(self.out.chunks_exact_mut(S::LANES)) {
+                    // SAFETY: both chunks are as long as a vector.
+                    unsafe { s.store(out.as_mut_ptr(), $function(s, s.load(v.as_ptr()))) }
+                }
+            };
+        }
+        match self.function {
+            "exp" => all!(math::exp_nonpositive),
+            "2^v" => all!(|s: S, v| math::exp2_nonpositive(s, v, s.splat(0.5))),
+            "silu" => all!(math::silu),
+            _ => all!(math::softplus),
+        }
+    }
+}
+
+fn ceilings(isa: Isa) {
+    let rounds = 20_000;
+    let seconds = median(|| {
+        black_box(isa.dispatch(MultiplyAdds { rounds }));
+    });
+    struct Lanes;
+    impl Kernel<f32> for Lanes {
+        type Output = usize;
+        fn run<S: Simd<f32>>(self, _: S) -> usize {
+            S::LANES
+        }
+    }
+    let operations = 2 * 12 * rounds * isa.dispatch(Lanes);
+    println!("multiply-adds in registers, one thread: {:.1} GFLOP/s", operations as f64 / seconds / 1e9);
+    let values: Vec<f32> = noise(2048, 3.0).iter().map(|v| -v.abs()).collect();
+    let mut out = vec![0.0; values.len()];
+    for function in ["exp", "2^v", "silu", "softplus"] {
+        let seconds = median(|| {
+            for _ in 0..50 {
+                isa.dispatch(Map { function, values: &values, out: &mut out });
+            }
+            black_box(&out);
+        });
+        println!("{function} in L1, one thread: {:.2} G/s", 50.0 * values.len() as f64 / seconds / 1e9);
+    }
 }
 
 fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, outputs: usize) {
@@ -63,11 +146,14 @@ fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, o
 }
 
 fn main() {
-    let threads = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(1);
+    let mut numbers = std::env::args().filter_map(|a| a.parse().ok());
+    let threads = numbers.next().unwrap_or(1);
+    let rows: Vec<usize> = numbers.collect();
     set_num_threads(threads).unwrap();
     let isa = Isa::current();
     println!("{} with {threads} threads", isa.name());
-    for rows in [1, 16, 384] {
+    ceilings(isa);
+    for rows in if rows.is_empty() { vec![1, 16, 384] } else { rows } {
         let workers = Workers::for_operations(f64::INFINITY);
         for d in [256, 512, 768] {
             let e = 2 * d;

@@ -1,9 +1,9 @@
-//! Vector `exp`, `softplus`, `silu`, and the 2^v of the scan.
+//! Vector e^v and 2^v of what is not positive, `softplus` and `silu`.
 //!
 //! Largest distance from the correctly rounded result in f32, over all arguments and with every instruction
-//! set (see the ignored exhaustive test): `exp` 1 ulp, `softplus`, `silu` and 2^v 2 ulp. NaN, infinities
-//! and denormal results are as IEEE 754 has them; below −88.7, where e^−v is infinite, `silu` is −0 as in
-//! PyTorch. The polynomials are those of Cephes in f32, Taylor's in f64 (`log`: Cephes).
+//! set (see the ignored exhaustive test): e^v 1 ulp, the others 2 ulp. NaN, infinities and denormal results
+//! are as IEEE 754 has them; below −88.7, where e^−v is infinite, `silu` is −0 as in PyTorch. The polynomials
+//! are minimax fits, those of e^v and 2^v in f64 Taylor's.
 
 use super::{Real, Simd};
 
@@ -15,65 +15,70 @@ pub trait Constants: Sized + 'static {
     const ZERO: Self;
     /// The quiet NaN with no payload.
     const NAN: Self;
-    /// ½
-    const HALF: Self;
     /// log2(e)
     const LOG2_E: Self;
     /// ln 2 in two parts; multiples of the first by any exponent are exact.
     const LN2: [Self; 2];
-    /// e^v is 0 below the first and infinite above the second; both are safe for `scale`.
-    const EXP_RANGE: [Self; 2];
     /// Added to a number of small magnitude, leaves its nearest integer in the low bits.
     const SHIFT: Self;
     /// The exponent of the smallest normal number.
     const LOWEST_EXPONENT: Self;
-    /// (e^r − 1 − r) / r² on ±½ ln 2.
+    /// Below this, e^v is 0.
+    const EXP_UNDERFLOW: Self;
+    /// Added to the exponent of the smallest denormal number, gives that of a normal one.
+    const RAISE: Self;
+    /// 2^−RAISE
+    const LOWER: Self;
+    /// Below the first, 1 + e^−v is infinite; above the second, it is 1. Neither overflows an exponent.
+    const SIGMOID_RANGE: [Self; 2];
+    /// e^r on ±½ ln 2.
     const EXP: &'static [Self];
-    /// (2^r − 1) / r on ±½.
+    /// 2^r on ±½.
     const EXP2: &'static [Self];
-    /// (ln(1+f) − f + ½f²) / f³ for 1 + f in [√½, √2): numerator, and denominator where there is one.
-    const LOG: [&'static [Self]; 2];
-    /// Above this, softplus(v) is v (PyTorch's threshold).
-    const SOFTPLUS_THRESHOLD: Self;
+    /// (atanh(s) / s − 1) / s² on s² ≤ 1/9.
+    const ATANH: &'static [Self];
+    /// Above this, softplus(v) is v (PyTorch's threshold); `None` where rounding sees to it.
+    const SOFTPLUS_THRESHOLD: Option<Self>;
 }
 
 #[rustfmt::skip]
-#[allow(clippy::approx_constant, clippy::excessive_precision)] // coefficients, as published
+#[allow(clippy::approx_constant, clippy::excessive_precision)] // coefficients
 impl Constants for f32 {
     const NAN: Self = f32::NAN;
     const ONE: Self = 1.0;
     const ZERO: Self = 0.0;
-    const HALF: Self = 0.5;
     const LOG2_E: Self = std::f32::consts::LOG2_E;
     const LN2: [Self; 2] = [0.693359375, -2.1219444e-4];
-    const EXP_RANGE: [Self; 2] = [-104.0, 89.0];
     const SHIFT: Self = 12582912.0;
     const LOWEST_EXPONENT: Self = -126.0;
-    const EXP: &'static [Self] = &[0.00019875691, 0.0013981999, 0.008333452, 0.041665796, 0.16666666, 0.5];
-    const EXP2: &'static [Self] = &[0.0013264727, 0.009671513, 0.055507336, 0.24022242, 0.693147];
-    const LOG: [&'static [Self]; 2] = [&[0.070376836, -0.1151461, 0.116769984, -0.12420141, 0.14249323, -0.16668057, 0.20000714, -0.24999994, 0.3333333], &[]];
-    const SOFTPLUS_THRESHOLD: Self = 20.0;
+    const EXP_UNDERFLOW: Self = -105.0;
+    const RAISE: Self = 64.0;
+    const LOWER: Self = 1.0 / 18446744073709551616.0;
+    const SIGMOID_RANGE: [Self; 2] = [-89.0, 86.0];
+    const EXP: &'static [Self] = &[0.0013814463, 0.008368781, 0.041668393, 0.1666652, 0.49999994, 1.0, 1.0];
+    const EXP2: &'static [Self] = &[0.0013264727, 0.009671513, 0.055507336, 0.24022242, 0.693147, 1.0];
+    const ATANH: &'static [Self] = &[0.14012237, 0.13999568, 0.2001085, 0.33333206];
+    const SOFTPLUS_THRESHOLD: Option<Self> = None;
 }
 
 #[rustfmt::skip]
-#[allow(clippy::approx_constant)]
+#[allow(clippy::approx_constant, clippy::excessive_precision)] // coefficients
 impl Constants for f64 {
     const NAN: Self = f64::NAN;
     const ONE: Self = 1.0;
     const ZERO: Self = 0.0;
-    const HALF: Self = 0.5;
     const LOG2_E: Self = std::f64::consts::LOG2_E;
     const LN2: [Self; 2] = [0.693145751953125, 1.4286068203094172e-6];
-    const EXP_RANGE: [Self; 2] = [-746.0, 710.0];
     const SHIFT: Self = 6755399441055744.0;
     const LOWEST_EXPONENT: Self = -1022.0;
-    const EXP: &'static [Self] = &[1.6059043836821613e-10, 2.08767569878681e-09, 2.505210838544172e-08, 2.755731922398589e-07, 2.7557319223985893e-06, 2.48015873015873e-05, 0.0001984126984126984, 0.001388888888888889, 0.008333333333333333, 0.041666666666666664, 0.16666666666666666, 0.5];
-    const EXP2: &'static [Self] = &[6.778726354822545e-14, 1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10, 7.054911620801123e-09, 1.01780860092397e-07, 1.321548679014431e-06, 1.5252733804059841e-05, 0.0001540353039338161, 0.0013333558146428443, 0.009618129107628477, 0.05550410866482158, 0.24022650695910072, 0.6931471805599453];
-    const LOG: [&'static [Self]; 2] = [
-        &[0.00010187566380458093, 0.497494994976747, 4.705791198788817, 14.498922534161093, 17.936867850781983, 7.708387337558854],
-        &[1.0, 11.287358718916746, 45.227914583753225, 82.98752669127767, 71.15447506185639, 23.125162012676533],
-    ];
-    const SOFTPLUS_THRESHOLD: Self = 20.0;
+    const EXP_UNDERFLOW: Self = -746.0;
+    const RAISE: Self = 128.0;
+    const LOWER: Self = 1.0 / 340282366920938463463374607431768211456.0;
+    const SIGMOID_RANGE: [Self; 2] = [-710.0, 700.0];
+    const EXP: &'static [Self] = &[1.6059043836821613e-10, 2.08767569878681e-09, 2.505210838544172e-08, 2.755731922398589e-07, 2.7557319223985893e-06, 2.48015873015873e-05, 0.0001984126984126984, 0.001388888888888889, 0.008333333333333333, 0.041666666666666664, 0.16666666666666666, 0.5, 1.0, 1.0];
+    const EXP2: &'static [Self] = &[6.778726354822545e-14, 1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10, 7.054911620801123e-09, 1.01780860092397e-07, 1.321548679014431e-06, 1.5252733804059841e-05, 0.0001540353039338161, 0.0013333558146428443, 0.009618129107628477, 0.05550410866482158, 0.24022650695910072, 0.6931471805599453, 1.0];
+    const ATANH: &'static [Self] = &[0.085091943110487, 0.04170106643469765, 0.06053028716724709, 0.06650488881920971, 0.07693279774921519, 0.09090871973050206, 0.11111111984488167, 0.14285714273934935, 0.20000000000078533, 0.33333333333333154];
+    const SOFTPLUS_THRESHOLD: Option<Self> = Some(20.0);
 }
 
 /// The polynomial with these coefficients, the highest power first, by Horner's rule.
@@ -86,65 +91,60 @@ fn polynomial<T: Real, S: Simd<T>>(s: S, coefficients: &'static [T], v: S::V) ->
     sum
 }
 
-/// e^v
+/// e^v · 2^raise, which must be a normal number, as must 2^raise · v's power of two.
 #[inline(always)]
-pub fn exp<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
-    // In this order a NaN passes through both.
-    let v = s.min(s.splat(T::EXP_RANGE[1]), s.max(s.splat(T::EXP_RANGE[0]), v));
-    let k = s.round(s.mul(v, s.splat(T::LOG2_E)));
+fn raised_exp<T: Real, S: Simd<T>>(s: S, v: S::V, raise: T) -> S::V {
+    let shift = s.splat(T::from_f64(T::SHIFT.to_f64() + raise.to_f64()));
+    let shifted = s.fma(v, s.splat(T::LOG2_E), shift);
+    let k = s.sub(shifted, shift);
     let r = s.fnma(k, s.splat(T::LN2[0]), v);
     let r = s.fnma(k, s.splat(T::LN2[1]), r);
-    let p = polynomial(s, T::EXP, r);
-    let p = s.add(s.fma(s.mul(r, r), p, r), s.splat(T::ONE));
-    s.scale(p, k)
+    s.add_exponent(polynomial(s, T::EXP, r), shifted)
 }
 
-/// 2^v for v ≤ 0, with 0 for what lies below the normal range: the decay of the scan. A NaN comes out as one
-/// if it has no payload.
+/// e^v for v ≤ 0, denormal results included.
 #[inline(always)]
-pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
+pub fn exp_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
+    let v = s.max(s.splat(T::EXP_UNDERFLOW), v);
+    s.mul(raised_exp(s, v, T::RAISE), s.splat(T::LOWER))
+}
+
+/// 2^(v·w) for v·w ≤ 0, with 0 for what lies below the normal range: the decay of the scan. A NaN comes out
+/// as one if it has no payload.
+#[inline(always)]
+pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V {
     let shift = s.splat(T::SHIFT);
-    let shifted = s.add(v, shift);
-    let r = s.sub(v, s.sub(shifted, shift));
-    let p = s.fma(r, polynomial(s, T::EXP2, r), s.splat(T::ONE));
-    s.zero_where_less(s.add_exponent(p, shifted), v, s.splat(T::LOWEST_EXPONENT))
-}
-
-/// ln(1 + y) for y ≥ 0, exact to the last places for small y as well.
-#[inline(always)]
-fn log1p<T: Real, S: Simd<T>>(s: S, y: S::V) -> S::V {
-    let one = s.splat(T::ONE);
-    let u = s.add(one, y);
-    // What rounding 1 + y lost (Knuth's two-sum).
-    let back = s.sub(u, one);
-    let lost = s.add(s.sub(y, back), s.sub(one, s.sub(u, back)));
-    let (m, e) = s.split(u);
-    let f = s.sub(m, one);
-    let square = s.mul(f, f);
-    let mut tail = polynomial(s, T::LOG[0], f);
-    if !T::LOG[1].is_empty() {
-        tail = s.div(tail, polynomial(s, T::LOG[1], f));
-    }
-    let mut rest = s.mul(s.mul(f, square), tail);
-    rest = s.fma(e, s.splat(T::LN2[1]), rest);
-    rest = s.fnma(s.splat(T::HALF), square, rest);
-    rest = s.add(rest, s.div(lost, u));
-    s.fma(e, s.splat(T::LN2[0]), s.add(f, rest))
+    let shifted = s.fma(v, w, shift);
+    let r = s.fma(v, w, s.sub(shift, shifted));
+    let power = s.add_exponent(polynomial(s, T::EXP2, r), shifted);
+    s.zero_where_less(power, shifted, s.splat(T::from_f64(T::SHIFT.to_f64() + T::LOWEST_EXPONENT.to_f64())))
 }
 
 /// ln(1 + e^v); v itself above 20, as in PyTorch.
+///
+/// max(v, 0) + ln(1 + y) with y = e^−|v|, and ln(1 + y) = 2 atanh(y / (2 + y)).
 #[inline(always)]
 pub fn softplus<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
-    let threshold = s.splat(T::SOFTPLUS_THRESHOLD);
-    let soft = log1p(s, exp(s, s.min(threshold, v)));
-    s.select(s.greater(v, threshold), v, soft)
+    let mut y = exp_nonpositive(s, s.min(v, s.neg(v)));
+    if let Some(threshold) = T::SOFTPLUS_THRESHOLD {
+        y = s.zero_where_less(y, s.splat(threshold), v);
+    }
+    let ratio = s.div(y, s.add(y, s.splat(T::from_f64(2.0))));
+    let square = s.mul(ratio, ratio);
+    let twice = s.add(ratio, ratio);
+    let log = s.fma(s.mul(twice, square), polynomial(s, T::ATANH, square), twice);
+    // In this order a NaN passes.
+    s.add(log, s.max(s.splat(T::ZERO), v))
 }
 
 /// v / (1 + e^−v)
 #[inline(always)]
 pub fn silu<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
-    let negated = s.sub(s.splat(T::ZERO), v);
-    s.div(v, s.add(s.splat(T::ONE), exp(s, negated)))
+    let [low, high] = T::SIGMOID_RANGE;
+    let within = s.max(s.splat(low), s.min(s.splat(high), v));
+    // Half of it, which never overflows; doubled, it becomes infinite where it should.
+    let half = raised_exp(s, s.neg(within), T::from_f64(-1.0));
+    s.div(v, s.fma(half, s.splat(T::from_f64(2.0)), s.splat(T::ONE)))
 }
 
 #[cfg(test)]
@@ -154,13 +154,13 @@ mod tests {
 
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Function {
-        Exp,
+        ExpNonpositive,
         Exp2Nonpositive,
         Softplus,
         Silu,
     }
     use Function::*;
-    const ALL: [Function; 4] = [Exp, Exp2Nonpositive, Softplus, Silu];
+    const ALL: [Function; 4] = [ExpNonpositive, Exp2Nonpositive, Softplus, Silu];
 
     /// The function of each value, in whole vectors.
     struct Map<'a, T>(Function, &'a mut [T]);
@@ -175,8 +175,8 @@ mod tests {
                 unsafe {
                     let v = s.load(chunk.as_ptr());
                     let result = match self.0 {
-                        Exp => exp(s, v),
-                        Exp2Nonpositive => exp2_nonpositive(s, v),
+                        ExpNonpositive => exp_nonpositive(s, v),
+                        Exp2Nonpositive => exp2_nonpositive(s, v, s.splat(T::ONE)),
                         Softplus => softplus(s, v),
                         Silu => silu(s, v),
                     };
@@ -197,7 +197,7 @@ mod tests {
     /// The function of `v` by the standard library's f64.
     fn exact(function: Function, v: f64) -> f64 {
         match function {
-            Exp => v.exp(),
+            ExpNonpositive => v.exp(),
             Exp2Nonpositive => v.exp2(),
             Softplus if v > 20.0 => v,
             Softplus => v.exp().ln_1p(),
@@ -215,7 +215,8 @@ mod tests {
     }
 
     impl Float for f32 {
-        const BOUNDS: [(Function, i64); 4] = [(Exp, 1), (Exp2Nonpositive, 2), (Softplus, 2), (Silu, 2)];
+        const BOUNDS: [(Function, i64); 4] =
+            [(ExpNonpositive, 1), (Exp2Nonpositive, 2), (Softplus, 2), (Silu, 2)];
         const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
         const OVERFLOW: f64 = 88.7;
         fn position(self) -> i64 {
@@ -226,7 +227,8 @@ mod tests {
 
     impl Float for f64 {
         // The standard library itself is off by one now and then.
-        const BOUNDS: [(Function, i64); 4] = [(Exp, 4), (Exp2Nonpositive, 4), (Softplus, 4), (Silu, 4)];
+        const BOUNDS: [(Function, i64); 4] =
+            [(ExpNonpositive, 4), (Exp2Nonpositive, 4), (Softplus, 4), (Silu, 4)];
         const SMALLEST_NORMAL: f64 = f64::MIN_POSITIVE;
         const OVERFLOW: f64 = 709.7;
         fn position(self) -> i64 {
@@ -263,7 +265,9 @@ mod tests {
                 .iter()
                 .copied()
                 .filter(|v| {
-                    function != Exp2Nonpositive || v.to_f64() <= 0.0 || v.position() == T::NAN.position()
+                    matches!(function, Softplus | Silu)
+                        || v.to_f64() <= 0.0
+                        || v.position() == T::NAN.position()
                 })
                 .collect();
             let exact: Vec<f64> = values.iter().map(|v| exact(function, v.to_f64())).collect();
@@ -386,17 +390,17 @@ mod tests {
             for function in ALL {
                 assert!(of(function, f32::NAN).is_nan(), "{function:?}");
             }
-            for function in [Exp, Softplus, Silu] {
+            for function in [Softplus, Silu] {
                 assert_eq!(of(function, f32::INFINITY), f32::INFINITY, "{function:?}");
             }
-            for function in [Exp, Exp2Nonpositive, Softplus] {
+            for function in [ExpNonpositive, Exp2Nonpositive, Softplus] {
                 assert_eq!(of(function, f32::NEG_INFINITY).to_bits(), 0, "{function:?}");
             }
             // −∞ / ∞, as in PyTorch
             assert!(of(Silu, f32::NEG_INFINITY).is_nan());
             assert_eq!(of(Silu, -0.0).to_bits(), (-0.0f32).to_bits());
             assert_eq!(of(Silu, 0.0).to_bits(), 0);
-            assert_eq!((of(Exp, 0.0), of(Exp2Nonpositive, 0.0)), (1.0, 1.0));
+            assert_eq!((of(ExpNonpositive, 0.0), of(Exp2Nonpositive, 0.0)), (1.0, 1.0));
             assert_eq!(of(Softplus, 20.000_002), 20.000_002);
         }
     }

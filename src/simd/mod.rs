@@ -49,8 +49,6 @@ pub trait Kernel<T> {
 pub trait Simd<T>: Copy {
     /// A vector register.
     type V: Copy;
-    /// The result of a comparison.
-    type M: Copy;
     /// Elements in a register.
     const LANES: usize;
     /// Rows of the tile of accumulators that the product with packed weights keeps in registers.
@@ -80,19 +78,11 @@ pub trait Simd<T>: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// The larger lane; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// Nearest integer, ties to even, for lanes of magnitude below 2^20.
-    fn round(self, v: Self::V) -> Self::V;
-    /// `v · 2^k` rounded once, for integral `k` with |k| at most twice the largest exponent.
-    fn scale(self, v: Self::V, k: Self::V) -> Self::V;
+    /// `−v`
+    fn neg(self, v: Self::V) -> Self::V;
     /// `v · 2^k` for normal `v` and results, where the low bits of `shifted` hold `k` (see
     /// [`Constants::SHIFT`](math::Constants::SHIFT)).
     fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V;
-    /// `(m, e)` with `v = m · 2^e` and m in [√½, √2), for positive normal lanes.
-    fn split(self, v: Self::V) -> (Self::V, Self::V);
-    /// `a > b`, false where either is NaN.
-    fn greater(self, a: Self::V, b: Self::V) -> Self::M;
-    /// `a` where the mask is set, else `b`.
-    fn select(self, mask: Self::M, a: Self::V, b: Self::V) -> Self::V;
     /// `v`, but 0 where `a < b`; `v` where either is NaN.
     fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
 }

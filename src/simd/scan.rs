@@ -156,7 +156,7 @@ impl<T: Real> Scan<'_, T> {
             for v in 0..V {
                 let at = n * CHANNEL_BLOCK + v * S::LANES;
                 let state = self.state.as_mut_ptr().add(at);
-                let decay = math::exp2_nonpositive(s, s.mul(delta[v], s.load(self.a.as_ptr().add(at))));
+                let decay = math::exp2_nonpositive(s, delta[v], s.load(self.a.as_ptr().add(at)));
                 let next = s.fma(decay, s.load(state), s.mul(delta_u[v], b));
                 s.store(state, next);
                 sums[v] = s.fma(next, c, sums[v]);

@@ -77,7 +77,6 @@ macro_rules! memory {
 
 impl Simd<f32> for Avx2 {
     type V = __m256;
-    type M = __m256;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
 
@@ -93,22 +92,9 @@ impl Simd<f32> for Avx2 {
         max(a, b) = _mm256_max_ps;
     }
     #[inline(always)]
-    fn round(self, v: __m256) -> __m256 {
+    fn neg(self, v: __m256) -> __m256 {
         // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
-    }
-    #[inline(always)]
-    fn scale(self, v: __m256, k: __m256) -> __m256 {
-        // In two halves: the first never rounds, so the result is rounded once.
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let k = _mm256_cvtps_epi32(k);
-            let half = _mm256_srai_epi32::<1>(k);
-            let bias = _mm256_set1_epi32(127);
-            let first = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
-            let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(k, half), bias));
-            _mm256_mul_ps(_mm256_mul_ps(v, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
-        }
+        unsafe { _mm256_xor_ps(v, _mm256_set1_ps(-0.0)) }
     }
     #[inline(always)]
     fn add_exponent(self, v: __m256, shifted: __m256) -> __m256 {
@@ -119,27 +105,6 @@ impl Simd<f32> for Avx2 {
         }
     }
     #[inline(always)]
-    fn split(self, v: __m256) -> (__m256, __m256) {
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let bits = _mm256_castps_si256(v);
-            let sqrt_half = _mm256_set1_epi32(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32);
-            let exponent = _mm256_srai_epi32::<23>(_mm256_sub_epi32(bits, sqrt_half));
-            let mantissa = _mm256_sub_epi32(bits, _mm256_slli_epi32::<23>(exponent));
-            (_mm256_castsi256_ps(mantissa), _mm256_cvtepi32_ps(exponent))
-        }
-    }
-    #[inline(always)]
-    fn greater(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_blendv_ps(b, a, mask) }
-    }
-    #[inline(always)]
     fn zero_where_less(self, v: __m256, a: __m256, b: __m256) -> __m256 {
         // SAFETY: `self` exists, so the processor has the instructions.
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(a, b), v) }
@@ -148,7 +113,6 @@ impl Simd<f32> for Avx2 {
 
 impl Simd<f64> for Avx2 {
     type V = __m256d;
-    type M = __m256d;
     const LANES: usize = 4;
     const TILE_ROWS: usize = 6;
 
@@ -164,23 +128,9 @@ impl Simd<f64> for Avx2 {
         max(a, b) = _mm256_max_pd;
     }
     #[inline(always)]
-    fn round(self, v: __m256d) -> __m256d {
+    fn neg(self, v: __m256d) -> __m256d {
         // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_round_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
-    }
-    #[inline(always)]
-    fn scale(self, v: __m256d, k: __m256d) -> __m256d {
-        // In two halves: the first never rounds, so the result is rounded once.
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let k = _mm256_cvtpd_epi32(k);
-            let half = _mm256_cvtepi32_epi64(_mm_srai_epi32::<1>(k));
-            let k = _mm256_cvtepi32_epi64(k);
-            let bias = _mm256_set1_epi64x(1023);
-            let first = _mm256_slli_epi64::<52>(_mm256_add_epi64(half, bias));
-            let second = _mm256_slli_epi64::<52>(_mm256_add_epi64(_mm256_sub_epi64(k, half), bias));
-            _mm256_mul_pd(_mm256_mul_pd(v, _mm256_castsi256_pd(first)), _mm256_castsi256_pd(second))
-        }
+        unsafe { _mm256_xor_pd(v, _mm256_set1_pd(-0.0)) }
     }
     #[inline(always)]
     fn add_exponent(self, v: __m256d, shifted: __m256d) -> __m256d {
@@ -191,51 +141,14 @@ impl Simd<f64> for Avx2 {
         }
     }
     #[inline(always)]
-    fn split(self, v: __m256d) -> (__m256d, __m256d) {
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let bits = _mm256_castpd_si256(v);
-            let sqrt_half = _mm256_set1_epi64x(std::f64::consts::FRAC_1_SQRT_2.to_bits() as i64);
-            // No 64-bit arithmetic shift here: the exponent sits in the high halves, which 32-bit ones shift.
-            let high = _mm256_srai_epi32::<20>(_mm256_sub_epi64(bits, sqrt_half));
-            let exponent = _mm256_cvtepi32_epi64(narrow(_mm256_srli_epi64::<32>(high)));
-            let mantissa = _mm256_sub_epi64(bits, _mm256_slli_epi64::<52>(exponent));
-            (_mm256_castsi256_pd(mantissa), _mm256_cvtepi32_pd(narrow(exponent)))
-        }
-    }
-    #[inline(always)]
-    fn greater(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_cmp_pd::<_CMP_GT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn select(self, mask: __m256d, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm256_blendv_pd(b, a, mask) }
-    }
-    #[inline(always)]
     fn zero_where_less(self, v: __m256d, a: __m256d, b: __m256d) -> __m256d {
         // SAFETY: `self` exists, so the processor has the instructions.
         unsafe { _mm256_and_pd(_mm256_cmp_pd::<_CMP_NLT_UQ>(a, b), v) }
     }
 }
 
-/// The low 32 bits of four 64-bit lanes.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn narrow(v: __m256i) -> __m128i {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let order = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-        _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(v, order))
-    }
-}
-
 impl Simd<f32> for Avx512 {
     type V = __m512;
-    type M = __mmask16;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
 
@@ -249,12 +162,11 @@ impl Simd<f32> for Avx512 {
         fnma(a, b, c) = _mm512_fnmadd_ps;
         min(a, b) = _mm512_min_ps;
         max(a, b) = _mm512_max_ps;
-        scale(v, k) = _mm512_scalef_ps;
     }
     #[inline(always)]
-    fn round(self, v: __m512) -> __m512 {
+    fn neg(self, v: __m512) -> __m512 {
         // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+        unsafe { _mm512_xor_ps(v, _mm512_set1_ps(-0.0)) }
     }
     #[inline(always)]
     fn add_exponent(self, v: __m512, shifted: __m512) -> __m512 {
@@ -265,36 +177,18 @@ impl Simd<f32> for Avx512 {
         }
     }
     #[inline(always)]
-    fn split(self, v: __m512) -> (__m512, __m512) {
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let bits = _mm512_castps_si512(v);
-            let sqrt_half = _mm512_set1_epi32(std::f32::consts::FRAC_1_SQRT_2.to_bits() as i32);
-            let exponent = _mm512_srai_epi32::<23>(_mm512_sub_epi32(bits, sqrt_half));
-            let mantissa = _mm512_sub_epi32(bits, _mm512_slli_epi32::<23>(exponent));
-            (_mm512_castsi512_ps(mantissa), _mm512_cvtepi32_ps(exponent))
-        }
-    }
-    #[inline(always)]
-    fn greater(self, a: __m512, b: __m512) -> __mmask16 {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_mask_blend_ps(mask, b, a) }
-    }
-    #[inline(always)]
     fn zero_where_less(self, v: __m512, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b), v) }
+        unsafe {
+            // As integers, so that the compiler merges it with the addition of `add_exponent`.
+            let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b);
+            _mm512_castsi512_ps(_mm512_maskz_mov_epi32(keep, _mm512_castps_si512(v)))
+        }
     }
 }
 
 impl Simd<f64> for Avx512 {
     type V = __m512d;
-    type M = __mmask8;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 12;
 
@@ -308,12 +202,11 @@ impl Simd<f64> for Avx512 {
         fnma(a, b, c) = _mm512_fnmadd_pd;
         min(a, b) = _mm512_min_pd;
         max(a, b) = _mm512_max_pd;
-        scale(v, k) = _mm512_scalef_pd;
     }
     #[inline(always)]
-    fn round(self, v: __m512d) -> __m512d {
+    fn neg(self, v: __m512d) -> __m512d {
         // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+        unsafe { _mm512_xor_pd(v, _mm512_set1_pd(-0.0)) }
     }
     #[inline(always)]
     fn add_exponent(self, v: __m512d, shifted: __m512d) -> __m512d {
@@ -324,29 +217,11 @@ impl Simd<f64> for Avx512 {
         }
     }
     #[inline(always)]
-    fn split(self, v: __m512d) -> (__m512d, __m512d) {
-        // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe {
-            let bits = _mm512_castpd_si512(v);
-            let sqrt_half = _mm512_set1_epi64(std::f64::consts::FRAC_1_SQRT_2.to_bits() as i64);
-            let exponent = _mm512_srai_epi64::<52>(_mm512_sub_epi64(bits, sqrt_half));
-            let mantissa = _mm512_sub_epi64(bits, _mm512_slli_epi64::<52>(exponent));
-            (_mm512_castsi512_pd(mantissa), _mm512_cvtepi64_pd(exponent))
-        }
-    }
-    #[inline(always)]
-    fn greater(self, a: __m512d, b: __m512d) -> __mmask8 {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_cmp_pd_mask::<_CMP_GT_OQ>(a, b) }
-    }
-    #[inline(always)]
-    fn select(self, mask: __mmask8, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the processor has the instruction.
-        unsafe { _mm512_mask_blend_pd(mask, b, a) }
-    }
-    #[inline(always)]
     fn zero_where_less(self, v: __m512d, a: __m512d, b: __m512d) -> __m512d {
         // SAFETY: `self` exists, so the processor has the instructions.
-        unsafe { _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_NLT_UQ>(a, b), v) }
+        unsafe {
+            let keep = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(a, b);
+            _mm512_castsi512_pd(_mm512_maskz_mov_epi64(keep, _mm512_castpd_si512(v)))
+        }
     }
 }
