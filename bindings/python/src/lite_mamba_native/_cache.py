@@ -1,0 +1,159 @@
+"""The streaming state of a layer, and that of a model of several layers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ._abi import DType
+from ._handles import Handle, Owner
+from ._library import check, create, lib
+from ._tensors import States
+from ._values import integer, size
+
+if TYPE_CHECKING:
+    from ._layer import Layer
+
+
+class Cache(Owner):
+    """What a layer remembers of a batch of sequences between calls. It does not grow with them.
+
+        cache = Cache(layer, batch=4)
+        y = layer.forward(prompt, cache)     # (4, seqlen, d_model): any number of tokens
+        y = layer.step(x, cache)             # (4, d_model): the next token of each
+
+    Every layer of the same shape can use it, one thread at a time (else RuntimeError).
+
+    Parameters
+    ----------
+    layer
+        The layer it is for, which need not outlive it.
+    batch
+        Number of sequences.
+    max_seqlen
+        Accepted for the reference's sake, without effect.
+    """
+
+    def __init__(self, layer: Layer, batch: int = 1, max_seqlen: int = 0) -> None:
+        batch, max_seqlen = size("batch", batch), size("max_seqlen", max_seqlen)
+        with layer._handle.shared as of:
+            pointer = create(lib.lm_alloc_cache, of, batch, max_seqlen, DType.DEFAULT)
+        self._take(Handle("cache", pointer, lib.lm_free_cache))
+
+    @classmethod
+    def _of(cls, handle: Handle) -> Cache:
+        cache = cls.__new__(cls)
+        cache._take(handle)
+        return cache
+
+    def _take(self, handle: Handle) -> None:
+        self._handle = handle
+        with handle.shared as cache:
+            self._batch = int(lib.lm_cache_batch(cache))
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self._batch
+
+    @property
+    def seqlen_offset(self) -> int:
+        """Number of tokens since the beginning, of the sequence that has had most."""
+        with self._handle.shared as cache:
+            return int(lib.lm_cache_seqlen_offset(cache))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the state takes."""
+        with self._handle.shared as cache:
+            return int(lib.lm_cache_bytes(cache))
+
+    @cached_property
+    def states(self) -> States:
+        """The state itself: arrays by name, in the reference's layout."""
+        return States(self._handle)
+
+    def reset(self, lane: int | None = None) -> None:
+        """Returns every sequence to its beginning, or only the one numbered `lane`."""
+        with self._handle.exclusive as cache:
+            if lane is None:
+                check(lib.lm_cache_reset(cache))
+            else:
+                check(lib.lm_cache_reset_lane(cache, size("lane", lane)))
+
+    def clone(self) -> Cache:
+        """A copy that continues from the same state on its own."""
+        with self._handle.shared as cache:
+            pointer = create(lib.lm_cache_clone, cache)
+        return Cache._of(Handle("cache", pointer, lib.lm_free_cache))
+
+    def __copy__(self) -> Cache:
+        return self.clone()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
+        return self.clone()
+
+    def copy_lane(self, lane: int, source: Cache, source_lane: int) -> None:
+        """Makes the sequence `lane` go on from where `source_lane` of `source` is; that one does as well.
+
+        `source` may be this cache, or another of layers of the same shape, of any batch.
+        """
+        lane, source_lane = size("lane", lane), size("source_lane", source_lane)
+        with self._handle.exclusive as cache:
+            if source._handle.used_with(self._handle):
+                check(lib.lm_cache_copy_lane(cache, lane, source._handle.exclusive.pointer, source_lane))
+            else:
+                with source._handle.shared as other:
+                    check(lib.lm_cache_copy_lane(cache, lane, other, source_lane))
+
+    def __repr__(self) -> str:
+        try:
+            offset = f" seqlen_offset={self.seqlen_offset}"
+        except (ValueError, RuntimeError):
+            offset = ", closed" if self.closed else ", in use"
+        return f"<Cache batch={self.batch}{offset}>"
+
+
+class InferenceParams(Owner):
+    """The caches of all layers of one model, found by `layer_idx` and made at first use.
+
+        params = InferenceParams(batch=1)
+        for layer in layers:                       # each with a layer_idx of its own
+            x = x + layer.forward(x, inference_params=params)
+
+    One thread at a time can use it or any of its caches (else RuntimeError).
+
+    Parameters
+    ----------
+    batch
+        Number of sequences.
+    max_seqlen
+        Accepted for the reference's sake, without effect.
+    """
+
+    def __init__(self, batch: int = 1, max_seqlen: int = 0) -> None:
+        self._batch = size("batch", batch)
+        pointer = create(lib.lm_inference_params_create, self._batch, size("max_seqlen", max_seqlen))
+        self._handle = Handle("InferenceParams", pointer, lib.lm_inference_params_free)
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self._batch
+
+    def reset(self) -> None:
+        """Returns every sequence to its beginning."""
+        with self._handle.exclusive as params:
+            check(lib.lm_inference_params_reset(params))
+
+    def cache(self, layer_idx: int) -> Cache | None:
+        """The cache of the layer of that number; None before its first forward.
+
+        It ends with these InferenceParams: closing it alone does nothing.
+        """
+        with self._handle.exclusive as params:
+            pointer = lib.lm_inference_params_cache(params, integer("layer_idx", layer_idx, 0, 2**63 - 1))
+        return Cache._of(self._handle.borrow(pointer)) if pointer else None
+
+    def __repr__(self) -> str:
+        return f"<InferenceParams batch={self.batch}{', closed' if self.closed else ''}>"
