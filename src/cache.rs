@@ -1,13 +1,14 @@
 //! The streaming state: the last inputs of the convolutions and the state of the state space model.
 
-use ndarray::ArrayViewMut4;
+use std::ops::Range;
 
-use crate::error::{Error, ErrorKind, Result, fail};
+use ndarray::{ArrayViewMut4, ShapeBuilder};
+
+use crate::error::{Result, fail};
 use crate::layer::{Config, Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
 use crate::ops::conv::ring_row;
-use crate::ops::scan::{state_at, state_len};
-use crate::ops::{CHANNEL_BLOCK, padded, view4_mut};
+use crate::ops::{CHANNEL_BLOCK, padded};
 use crate::simd::Real;
 
 /// The state of several lanes, each one stream of tokens with its own position.
@@ -15,21 +16,12 @@ use crate::simd::Real;
 pub struct State<T> {
     lanes: usize,
     channels: usize,
-    states: usize,
-    /// Of `x`, read by every branch; of each branch's own input where the branches are stacked.
-    histories: Vec<History<T>>,
-    /// In the layout of [`crate::ops::scan`].
-    ssm: Buffer<T>,
+    /// Rows of each lane: those of every convolution's ring, then those of the state space model.
+    rows: Vec<usize>,
+    /// `[block][lane][row][channel]`
+    values: Buffer<T>,
     /// Tokens that each lane has seen.
     offsets: Vec<u64>,
-}
-
-/// The last inputs of a convolution: `[block][lane][ring][channel]`, token `i` of a lane at `i` modulo the
-/// ring's length.
-#[derive(Debug)]
-struct History<T> {
-    length: usize,
-    data: Buffer<T>,
 }
 
 impl<T: Real> State<T> {
@@ -39,33 +31,17 @@ impl<T: Real> State<T> {
     /// `OutOfMemory`
     pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
         let what = format!("the state for a batch of {lanes}");
-        let out_of_memory =
-            || Error::new(ErrorKind::OutOfMemory, format!("{what} needs more memory than can be had"));
-        let columns = padded(dims.d_inner);
-        let lengths = ring_lengths(config.variant, dims);
-        let ssm_len = state_len(lanes, dims.d_inner, dims.d_state).map_err(|_| out_of_memory())?;
-        let sizes = lengths
-            .iter()
-            .map(|&length| product(&what, &[lanes, length, columns]))
-            .collect::<Result<Vec<_>>>()?;
-        let total = sizes.iter().try_fold(ssm_len, |sum, &size| sum.checked_add(size)).unwrap_or(usize::MAX);
-        memory::check_fits(&what, memory::bytes_of::<T>(&what, total)?)?;
+        let mut rows = ring_lengths(config.variant, dims);
+        rows.push(dims.d_state);
+        let lane_rows = rows.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n)).unwrap_or(usize::MAX);
+        let len = product(&what, &[lanes, lane_rows, padded(dims.d_inner)])?;
+        memory::check_fits(&what, memory::bytes_of::<T>(&what, len)?)?;
         let mut offsets = Vec::new();
-        offsets.try_reserve_exact(lanes).map_err(|_| out_of_memory())?;
+        if offsets.try_reserve_exact(lanes).is_err() {
+            fail!(OutOfMemory, "{what} needs more memory than can be had");
+        }
         offsets.resize(lanes, 0);
-        let histories = lengths
-            .iter()
-            .zip(sizes)
-            .map(|(&length, size)| Ok(History { length, data: Buffer::zeroed(&what, size)? }))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(State {
-            lanes,
-            channels: dims.d_inner,
-            states: dims.d_state,
-            histories,
-            ssm: Buffer::zeroed(&what, ssm_len)?,
-            offsets,
-        })
+        Ok(State { lanes, channels: dims.d_inner, rows, values: Buffer::zeroed(&what, len)?, offsets })
     }
 
     /// Number of streams.
@@ -78,71 +54,56 @@ impl<T: Real> State<T> {
         self.offsets[lane]
     }
 
-    /// Counts `tokens` more for a lane whose histories and SSM state have been brought there.
+    /// Counts `tokens` more for a lane whose state has been brought there.
     pub fn advance(&mut self, lane: usize, tokens: usize) {
         self.offsets[lane] += tokens as u64;
+    }
+
+    /// Values of one lane in one block of channels.
+    fn lane_len(&self) -> usize {
+        self.rows.iter().sum::<usize>() * CHANNEL_BLOCK
+    }
+
+    /// Where the values of a lane are, block by block.
+    fn lane_ranges(&self, lane: usize) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let (len, lanes) = (self.lane_len(), self.lanes);
+        (0..padded(self.channels) / CHANNEL_BLOCK).map(move |block| {
+            let start = (block * lanes + lane) * len;
+            start..start + len
+        })
     }
 
     /// Forgets everything that a lane has seen.
     pub fn reset_lane(&mut self, lane: usize) {
         self.offsets[lane] = 0;
-        let forget = |data: &mut [T], len: usize| {
-            for block in data.chunks_exact_mut(len * self.lanes) {
-                block[lane * len..][..len].fill(T::ZERO);
-            }
-        };
-        for history in &mut self.histories {
-            forget(&mut history.data, CHANNEL_BLOCK * history.length);
+        for range in self.lane_ranges(lane) {
+            self.values[range].fill(T::ZERO);
         }
-        forget(&mut self.ssm, CHANNEL_BLOCK * self.states);
     }
 
     /// Makes `lane` equal to a lane of `from`, a state of the same shape but for its number of lanes.
     fn copy_lane(&mut self, lane: usize, from: &Self, from_lane: usize) {
         self.offsets[lane] = from.offsets[from_lane];
-        let lanes = self.lanes;
-        let copy = |to: &mut [T], from_data: &[T], len: usize| {
-            let from_blocks = from_data.chunks_exact(len * from.lanes);
-            for (to, from) in to.chunks_exact_mut(len * lanes).zip(from_blocks) {
-                to[lane * len..][..len].copy_from_slice(&from[from_lane * len..][..len]);
-            }
-        };
-        for (to, from) in self.histories.iter_mut().zip(&from.histories) {
-            copy(&mut to.data, &from.data, CHANNEL_BLOCK * to.length);
+        for (to, range) in self.lane_ranges(lane).zip(from.lane_ranges(from_lane)) {
+            self.values[to].copy_from_slice(&from.values[range]);
         }
-        copy(&mut self.ssm, &from.ssm, CHANNEL_BLOCK * self.states);
     }
 
     /// Makes `lane` equal to another one of its own.
     fn copy_lane_within(&mut self, lane: usize, from_lane: usize) {
         self.offsets[lane] = self.offsets[from_lane];
-        let lanes = self.lanes;
-        let copy = |data: &mut [T], len: usize| {
-            for block in data.chunks_exact_mut(len * lanes) {
-                block.copy_within(from_lane * len..(from_lane + 1) * len, lane * len);
-            }
-        };
-        for history in &mut self.histories {
-            copy(&mut history.data, CHANNEL_BLOCK * history.length);
+        for (to, from) in self.lane_ranges(lane).zip(self.lane_ranges(from_lane)) {
+            self.values.copy_within(from, to.start);
         }
-        copy(&mut self.ssm, CHANNEL_BLOCK * self.states);
     }
 
-    /// The history of a convolution's input: (blocks, lanes, ring, channels).
-    pub fn history(&mut self, index: usize) -> ArrayViewMut4<'_, T> {
-        let History { length, data } = &mut self.histories[index];
-        view4_mut(data, [padded(self.channels) / CHANNEL_BLOCK, self.lanes, *length, CHANNEL_BLOCK])
-    }
-
-    /// The state space model's state, in the layout of [`crate::ops::scan`].
-    pub fn ssm(&mut self) -> &mut [T] {
-        &mut self.ssm
+    /// The state of all channels.
+    pub fn all(&mut self) -> Part<'_, T> {
+        Part { lanes: self.lanes, rows: &self.rows, values: &mut self.values }
     }
 
     fn bytes(&self) -> usize {
-        self.histories.iter().map(|history| history.data.bytes()).sum::<usize>()
-            + self.ssm.bytes()
-            + size_of_val(&self.offsets[..])
+        self.values.bytes() + size_of_val(&self.offsets[..])
     }
 
     fn try_clone(&self) -> Result<Self> {
@@ -151,12 +112,69 @@ impl<T: Real> State<T> {
             fail!(OutOfMemory, "the cache needs more memory than can be had");
         }
         offsets.extend_from_slice(&self.offsets);
-        let histories = self
-            .histories
-            .iter()
-            .map(|history| Ok(History { length: history.length, data: history.data.try_clone("the cache")? }))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(State { histories, ssm: self.ssm.try_clone("the cache")?, offsets, ..*self })
+        Ok(State { rows: self.rows.clone(), values: self.values.try_clone("the cache")?, offsets, ..*self })
+    }
+}
+
+impl<T> State<T> {
+    /// Where a channel's value in a row of a lane lies.
+    fn at(&self, lane: usize, row: usize, channel: usize) -> usize {
+        let rows: usize = self.rows.iter().sum();
+        let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+        ((block * self.lanes + lane) * rows + row) * CHANNEL_BLOCK + within
+    }
+
+    /// Where the input of `age` tokens ago lies in a history, the newest being of age 1.
+    fn history_at(&self, history: usize, lane: usize, channel: usize, age: usize) -> usize {
+        let length = self.rows[history];
+        // One lap ahead, so that nothing goes below zero before the first tokens.
+        let row = ring_row(self.offsets[lane] % length as u64 + (length - age) as u64, length);
+        self.at(lane, self.rows[..history].iter().sum::<usize>() + row, channel)
+    }
+
+    /// Where a value of the state space model's state lies.
+    fn ssm_at(&self, lane: usize, channel: usize, state: usize) -> usize {
+        let [histories @ .., _] = &self.rows[..] else { unreachable!("there is always an SSM state") };
+        self.at(lane, histories.iter().sum::<usize>() + state, channel)
+    }
+}
+
+/// The state of a range of channels, in all lanes.
+#[derive(Debug)]
+pub struct Part<'a, T> {
+    lanes: usize,
+    rows: &'a [usize],
+    values: &'a mut [T],
+}
+
+impl<T> Part<'_, T> {
+    /// The state of each so many blocks of channels, and of what is left.
+    pub fn parts(&mut self, blocks: usize) -> impl Iterator<Item = Part<'_, T>> {
+        let (lanes, rows) = (self.lanes, self.rows);
+        let len = blocks * lanes * rows.iter().sum::<usize>() * CHANNEL_BLOCK;
+        self.values.chunks_mut(len).map(move |values| Part { lanes, rows, values })
+    }
+
+    /// The last inputs of a convolution: (blocks, lanes, ring, channels), token `i` of a lane at `i` modulo the
+    /// ring's length. There is one, of `x`, for all branches; where they are stacked, each has its own.
+    pub fn history(&mut self, index: usize) -> ArrayViewMut4<'_, T> {
+        assert!(index + 1 < self.rows.len());
+        self.tensor(index)
+    }
+
+    /// The state of the state space model: (blocks, lanes, states, channels).
+    pub fn ssm(&mut self) -> ArrayViewMut4<'_, T> {
+        self.tensor(self.rows.len() - 1)
+    }
+
+    fn tensor(&mut self, index: usize) -> ArrayViewMut4<'_, T> {
+        let lane_len = self.rows.iter().sum::<usize>() * CHANNEL_BLOCK;
+        let first = self.rows[..index].iter().sum::<usize>() * CHANNEL_BLOCK;
+        let blocks = self.values.len() / (self.lanes * lane_len);
+        let shape = (blocks, self.lanes, self.rows[index], CHANNEL_BLOCK);
+        let strides = (self.lanes * lane_len, lane_len, CHANNEL_BLOCK, 1);
+        ArrayViewMut4::from_shape(shape.strides(strides), &mut self.values[first..])
+            .expect("every lane has all rows")
     }
 }
 
@@ -356,12 +374,10 @@ impl Cache {
         for lane in 0..lanes {
             for channel in 0..channels {
                 for (i, value) in (0..len).zip(&mut values) {
-                    *value = match field {
-                        Field::Ssm => state.ssm[state_at(lanes, len, lane, channel, i)],
-                        Field::Conv { history } => {
-                            state.histories[history].data[state.conv_at(history, lane, channel, len - i)]
-                        }
-                    };
+                    *value = state.values[match field {
+                        Field::Ssm => state.ssm_at(lane, channel, i),
+                        Field::Conv { history } => state.history_at(history, lane, channel, len - i),
+                    }];
                 }
             }
         }
@@ -382,13 +398,11 @@ impl Cache {
         for lane in 0..lanes {
             for channel in 0..channels {
                 for (i, &value) in (0..len).zip(&mut values) {
-                    match field {
-                        Field::Ssm => state.ssm[state_at(lanes, len, lane, channel, i)] = value,
-                        Field::Conv { history } => {
-                            let at = state.conv_at(history, lane, channel, len - i);
-                            state.histories[history].data[at] = value;
-                        }
-                    }
+                    let at = match field {
+                        Field::Ssm => state.ssm_at(lane, channel, i),
+                        Field::Conv { history } => state.history_at(history, lane, channel, len - i),
+                    };
+                    state.values[at] = value;
                 }
             }
         }
@@ -412,7 +426,8 @@ impl Cache {
         let field = if index == self.infos.len() - 1 {
             Field::Ssm
         } else {
-            Field::Conv { history: if self.state.histories.len() == 1 { 0 } else { index } }
+            // One history, and the SSM state: the branches share it.
+            Field::Conv { history: if self.state.rows.len() == 2 { 0 } else { index } }
         };
         Ok((field, [info.shape[0], info.shape[1], info.shape[2]]))
     }
@@ -454,15 +469,4 @@ impl Cache {
 enum Field {
     Conv { history: usize },
     Ssm,
-}
-
-impl<T> State<T> {
-    /// Where the input of `age` tokens ago lies, the newest being of age 1.
-    fn conv_at(&self, history: usize, lane: usize, channel: usize, age: usize) -> usize {
-        let length = self.histories[history].length;
-        // One lap ahead, so that nothing goes below zero before the first tokens.
-        let row = ring_row(self.offsets[lane] % length as u64 + (length - age) as u64, length);
-        let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
-        ((block * self.lanes + lane) * length + row) * CHANNEL_BLOCK + within
-    }
 }

@@ -1,14 +1,16 @@
 //! The one path of tokens through the layer, to be read beside the maths of the reference.
 
-use ndarray::{ArrayView2, ArrayViewMut2, s};
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
 use super::workspace::Workspace;
 use super::{Layer, Variant};
-use crate::cache::State;
+use crate::cache::{Part, State};
 use crate::error::{Result, fail};
 use crate::ops::conv::Segment;
 use crate::ops::linear::{Input, Output};
-use crate::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
+use crate::ops::{CHANNEL_BLOCK, padded, share, view2, view2_mut, view3, view3_mut, view4_mut};
 use crate::threads::Workers;
 
 /// Where a call reads its tokens and writes its outputs, both (batch, seqlen, d_model), row-major.
@@ -38,7 +40,7 @@ impl<T> Tokens<'_, T> {
         Ok(())
     }
 
-    fn input(&self, rows: std::ops::Range<usize>, columns: usize) -> ArrayView2<'_, T> {
+    fn input(&self, rows: Range<usize>, columns: usize) -> ArrayView2<'_, T> {
         let values = match self {
             Tokens::Separate { x, .. } => x,
             Tokens::InPlace(both) => &both[..],
@@ -46,7 +48,7 @@ impl<T> Tokens<'_, T> {
         view2(&values[rows.start * columns..], [rows.len(), columns])
     }
 
-    fn output(&mut self, rows: std::ops::Range<usize>, columns: usize) -> ArrayViewMut2<'_, T> {
+    fn output(&mut self, rows: Range<usize>, columns: usize) -> ArrayViewMut2<'_, T> {
         let values = match self {
             Tokens::Separate { y, .. } => &mut y[..],
             Tokens::InPlace(both) => both,
@@ -108,12 +110,13 @@ impl Layer {
         workspace.state = own;
     }
 
-    /// One block of rows, stage by stage.
+    /// One block of rows, stage by stage. What stays within a channel goes through all its stages in one thread,
+    /// a chunk of channels at a time, so that it never leaves the cache; the products in between mix channels.
     fn block(
         &self,
         workers: &Workers,
         tokens: &mut Tokens<'_, f32>,
-        block: std::ops::Range<usize>,
+        block: Range<usize>,
         workspace: &mut Workspace<f32>,
         state: &mut State<f32>,
     ) {
@@ -121,58 +124,114 @@ impl Layer {
         let (rows, branches) = (block.len(), self.dims.branches);
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
-        let Workspace { x, z, u, branches: apart, projected, delta, y, segments, .. } = workspace;
-        let inner = [blocks, rows, CHANNEL_BLOCK];
+        let panel = p.in_proj_x.panel_blocks();
+        let share = share(blocks, panel, workers.count().min(workspace.threads()));
+        let scratch_len = workspace.scratch_len();
+        let chunk = share.min((scratch_len / 2 / (rows * CHANNEL_BLOCK)).max(panel) / panel * panel);
+        let Workspace { u, branches: apart, projected, scratch, segments, .. } = workspace;
 
-        // [x, z] = in_proj(h)
+        // x = in_proj_x(h), u = the front end of x
         let h = Input::Rows(tokens.input(block.clone(), self.dims.d_model));
-        p.in_proj_x.apply(workers, h, Output::Blocks(view3_mut(x, inner)));
-        p.in_proj_z.apply(workers, h, Output::Blocks(view3_mut(z, inner)));
-
-        // u = the front end of x
-        let sum = [1, blocks, rows, CHANNEL_BLOCK];
-        match self.config.variant {
-            Variant::Ptcn | Variant::Baseline => {
-                let (x, u) = (view3(x, inner), view4_mut(u, sum));
-                p.conv.apply(workers, 0..branches, &p.gates, segments, x, state.history(0), u);
-            }
-            Variant::Stcn => {
-                for i in 0..branches {
-                    let (v, next) = (view3(x, inner), view4_mut(u, sum));
-                    p.conv.apply(workers, i..i + 1, &p.gates[i..=i], segments, v, state.history(i), next);
-                    // The output is the next branch's input; the last one ends in `u`.
-                    if i + 1 < branches {
-                        std::mem::swap(x, u);
-                    }
+        let mut v = match self.config.variant {
+            Variant::Dpwc => view4_mut(apart, [branches, blocks, rows, CHANNEL_BLOCK]),
+            _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
+        };
+        let mut all = state.all();
+        let shares = v.axis_chunks_iter_mut(Axis(1), share).zip(all.parts(share));
+        workers.for_each(
+            shares.zip(scratch.chunks_mut(scratch_len)).enumerate(),
+            |(i, ((mut v, mut state), scratch))| {
+                let chunks = v.axis_chunks_iter_mut(Axis(1), chunk).zip(state.parts(chunk));
+                for (j, (v, state)) in chunks.enumerate() {
+                    self.front(i * share + j * chunk, h, segments, state, scratch, v);
                 }
-            }
-            Variant::Dpwc => {
-                let wide = [branches, blocks, rows, CHANNEL_BLOCK];
-                let (x, v) = (view3(x, inner), view4_mut(apart, wide));
-                p.conv.apply(workers, 0..branches, &p.gates, segments, x, state.history(0), v);
-                let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
-                let pointwise = p.pointwise.as_ref().expect("a DPWC layer has pointwise products");
-                pointwise.apply(workers, v, Output::Blocks(view3_mut(u, inner)));
-            }
+            },
+        );
+        if let Some(pointwise) = &p.pointwise {
+            let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
+            pointwise.apply(workers, v, Output::Blocks(view3_mut(u, [blocks, rows, CHANNEL_BLOCK])));
         }
-        let u = view3(u, inner);
+        let mut u = view3_mut(u, [blocks, rows, CHANNEL_BLOCK]);
 
         // [r, B, C] = x_proj(u)
         let wide = [rows, dt_rank + 2 * d_state];
-        p.x_proj.apply(workers, Input::Blocks(u), Output::Rows(view2_mut(projected, wide)));
+        p.x_proj.apply(workers, Input::Blocks(u.view()), Output::Rows(view2_mut(projected, wide)));
         let projected = view2(projected, wide);
-        let r = projected.slice(s![.., ..dt_rank]);
-        let b = projected.slice(s![.., dt_rank..dt_rank + d_state]);
-        let c = projected.slice(s![.., dt_rank + d_state..]);
 
-        // δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
-        p.dt_proj.apply(workers, Input::Rows(r), Output::Blocks(view3_mut(delta, inner)));
-        let (delta, z, lanes) = (view3_mut(delta, inner), view3(z, inner), state.lanes());
-        p.scan.apply(workers, segments, u, delta, z, b, c, state.ssm(), lanes, view3_mut(y, inner));
+        // z = in_proj_z(h), δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
+        let shares = u.axis_chunks_iter_mut(Axis(0), share).zip(all.parts(share));
+        workers.for_each(
+            shares.zip(scratch.chunks_mut(scratch_len)).enumerate(),
+            |(i, ((mut u, mut state), scratch))| {
+                let chunks = u.axis_chunks_iter_mut(Axis(0), chunk).zip(state.parts(chunk));
+                for (j, (u, state)) in chunks.enumerate() {
+                    self.back(i * share + j * chunk, h, projected, segments, state, scratch, u);
+                }
+            },
+        );
 
         // out = out_proj(y)
         let out = tokens.output(block, self.dims.d_model);
-        p.out_proj.apply(workers, Input::Blocks(view3(y, inner)), Output::Rows(out));
+        p.out_proj.apply(workers, Input::Blocks(u.view()), Output::Rows(out));
+    }
+
+    /// The input projection of the blocks of channels from `first`, and their convolutions: into `v`,
+    /// (1, blocks, rows, channels), or (branches, blocks, rows, channels) where a product is still to come.
+    fn front(
+        &self,
+        first: usize,
+        h: Input<'_, f32>,
+        segments: &[Segment],
+        mut state: Part<'_, f32>,
+        scratch: &mut [f32],
+        mut v: ArrayViewMut4<f32>,
+    ) {
+        let p = &self.parameters;
+        let (_, blocks, rows, channels) = v.dim();
+        let branches = self.dims.branches;
+        let mut x = view4_mut(scratch, [1, blocks, rows, channels]);
+        if self.config.variant != Variant::Stcn {
+            let mut x = x.index_axis_move(Axis(0), 0);
+            p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(x.view_mut()));
+            p.conv.apply(first, 0..branches, &p.gates, segments, x.view(), state.history(0), v);
+            return;
+        }
+        // Each branch's output is the next one's input; the last one ends in `v`.
+        let mut v = v.view_mut();
+        if branches.is_multiple_of(2) {
+            std::mem::swap(&mut x, &mut v);
+        }
+        let input = Output::Blocks(x.index_axis_mut(Axis(0), 0));
+        p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, input);
+        for i in 0..branches {
+            let input = x.index_axis(Axis(0), 0);
+            p.conv.apply(first, i..i + 1, &p.gates[i..=i], segments, input, state.history(i), v.view_mut());
+            std::mem::swap(&mut x, &mut v);
+        }
+    }
+
+    /// The gate and the time step of the blocks of channels from `first`, and their scan: `u`, (blocks, rows,
+    /// channels), becomes y.
+    fn back(
+        &self,
+        first: usize,
+        h: Input<'_, f32>,
+        projected: ArrayView2<f32>,
+        segments: &[Segment],
+        mut state: Part<'_, f32>,
+        scratch: &mut [f32],
+        u: ArrayViewMut3<f32>,
+    ) {
+        let p = &self.parameters;
+        let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
+        let (z, delta) = scratch.split_at_mut(scratch.len() / 2);
+        let (mut z, mut delta) = (view3_mut(z, u.dim().into()), view3_mut(delta, u.dim().into()));
+        let r = Input::Rows(projected.slice_move(s![.., ..dt_rank]));
+        let b = projected.slice_move(s![.., dt_rank..dt_rank + d_state]);
+        let c = projected.slice_move(s![.., dt_rank + d_state..]);
+        p.in_proj_z.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(z.view_mut()));
+        p.dt_proj.apply_columns(first * CHANNEL_BLOCK, r, Output::Blocks(delta.view_mut()));
+        p.scan.apply(first, segments, u, delta, z, b, c, state.ssm());
     }
 
     /// Multiplications and additions that a token costs, exponentials counted as ten.

@@ -9,29 +9,30 @@ use crate::memory::{Buffer, check_fits, product};
 use crate::ops::conv::Segment;
 use crate::ops::padded;
 use crate::simd::Real;
+use crate::simd::linear::MAX_PANEL;
+use crate::simd::team::MAX_PIECES;
+use crate::threads::num_threads;
 
 /// Rows that go through all stages together: enough to reuse each weight often, few enough to stay in cache.
 const BLOCK_ROWS: usize = 384;
+/// Values of one intermediate result that a thread works on at a time: few enough for several to stay in its
+/// cache.
+const CHUNK: usize = 32 * BLOCK_ROWS;
 
 /// The intermediate results of one block of rows.
 #[derive(Debug)]
 pub struct Workspace<T> {
     /// Rows of every buffer.
     pub rows: usize,
-    /// (blocks, rows, channels)
-    pub x: Buffer<T>,
-    /// (blocks, rows, channels)
-    pub z: Buffer<T>,
-    /// (blocks, rows, channels)
+    /// (blocks, rows, channels): u, then y.
     pub u: Buffer<T>,
     /// DPWC: (branches, blocks, rows, channels), else empty.
     pub branches: Buffer<T>,
     /// (rows, dt_rank + 2 d_state): r, B and C side by side.
     pub projected: Buffer<T>,
-    /// (blocks, rows, channels)
-    pub delta: Buffer<T>,
-    /// (blocks, rows, channels)
-    pub y: Buffer<T>,
+    /// For each thread, two intermediate results of a chunk of channels.
+    pub scratch: Buffer<T>,
+    scratch_len: usize,
     /// The pieces of sequences that make up the block.
     pub segments: Vec<Segment>,
     /// For calls without a cache: a lane for each sequence that can be in a block.
@@ -39,27 +40,43 @@ pub struct Workspace<T> {
 }
 
 impl<T: Real> Workspace<T> {
-    fn new(config: &Config, dims: &Dims, rows: usize) -> Result<Self> {
+    fn new(config: &Config, dims: &Dims, rows: usize, threads: usize) -> Result<Self> {
         let what = "the workspace";
         let columns = padded(dims.d_inner);
         let branches = if config.variant == Variant::Dpwc { dims.branches } else { 0 };
         let projected = dims.dt_rank + 2 * dims.d_state;
-        let sizes = [5 * columns, product(what, &[branches, columns])?, projected];
+        let values = |columns: usize| product(what, &[rows, columns]);
+        // A chunk has at least one panel of weights.
+        let scratch_len = 2 * values(columns)?.min(CHUNK.max(values(MAX_PANEL)?));
+        let sizes = [
+            values(columns)?,
+            values(product(what, &[branches, columns])?)?,
+            values(projected)?,
+            product(what, &[threads, scratch_len])?,
+        ];
         let total = sizes.iter().try_fold(0, |sum: usize, &size| sum.checked_add(size)).unwrap_or(usize::MAX);
-        check_fits(what, product(what, &[rows, total, size_of::<T>()])?)?;
-        let buffer = |columns: usize| Buffer::zeroed(what, product(what, &[rows, columns])?);
+        check_fits(what, product(what, &[total, size_of::<T>()])?)?;
+        let [u, branches, projected, scratch] = sizes.map(|size| Buffer::zeroed(what, size));
         Ok(Workspace {
             rows,
-            x: buffer(columns)?,
-            z: buffer(columns)?,
-            u: buffer(columns)?,
-            branches: buffer(branches * columns)?,
-            projected: buffer(projected)?,
-            delta: buffer(columns)?,
-            y: buffer(columns)?,
+            u: u?,
+            branches: branches?,
+            projected: projected?,
+            scratch: scratch?,
+            scratch_len,
             segments: Vec::with_capacity(rows),
             state: None,
         })
+    }
+
+    /// Threads that it has scratch for.
+    pub fn threads(&self) -> usize {
+        self.scratch.len() / self.scratch_len
+    }
+
+    /// Values of each thread's scratch, half of them for one intermediate result.
+    pub fn scratch_len(&self) -> usize {
+        self.scratch_len
     }
 }
 
@@ -88,9 +105,10 @@ impl<T: Real> Workspaces<T> {
     ) -> Result<Workspace<T>> {
         let rows = BLOCK_ROWS.min(batch.saturating_mul(seqlen));
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let threads = num_threads().min(MAX_PIECES);
         let mut workspace = match idle {
-            Some(workspace) if workspace.rows >= rows => workspace,
-            _ => Workspace::new(config, dims, rows)?,
+            Some(workspace) if workspace.rows >= rows && workspace.threads() >= threads => workspace,
+            _ => Workspace::new(config, dims, rows, threads)?,
         };
         if own_state {
             // A block touches at most this many sequences, so later ones reuse the lanes.

@@ -4,12 +4,11 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis, s};
 
-use super::{CHANNEL_BLOCK, padded, share, view2, view3};
+use super::{CHANNEL_BLOCK, padded, view2, view3};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 use crate::simd::conv::Branches;
 use crate::simd::{Isa, Real};
-use crate::threads::Workers;
 
 /// The depthwise convolutions of all branches, in blocks of channels.
 #[derive(Debug)]
@@ -101,8 +100,8 @@ impl<T: Real> DepthwiseConv<T> {
         }
     }
 
-    /// `gate_i · silu(conv_i(x))` for `branches`, each segment continuing from the history of its lane, which
-    /// it leaves with its own last rows.
+    /// `gate_i · silu(conv_i(x))` for `branches` and the blocks of channels from `first`, each segment continuing
+    /// from the history of its lane, which it leaves with its own last rows.
     ///
     /// `x` is (blocks, rows, channels); `history` (blocks, lanes, ring, channels), where the input of token `i`
     /// of a lane lies at `i` modulo the ring's length; `out` (1, blocks, rows, channels) for the sum of the
@@ -110,7 +109,7 @@ impl<T: Real> DepthwiseConv<T> {
     #[allow(clippy::too_many_arguments)] // one stage, and these are what it works on
     pub fn apply(
         &self,
-        workers: &Workers,
+        first: usize,
         branches: Range<usize>,
         gates: &[T],
         segments: &[Segment],
@@ -122,42 +121,32 @@ impl<T: Real> DepthwiseConv<T> {
         let bias_shape = [self.branches(), CHANNEL_BLOCK];
         let weight_shape = [self.branches(), self.taps, CHANNEL_BLOCK];
         let (bias_len, weight_len) = (bias_shape.iter().product(), weight_shape.iter().product());
-
-        let share = share(x.dim().0, 1, workers.count());
-        let pieces = x
-            .axis_chunks_iter(Axis(0), share)
-            .zip(self.weight.chunks(share * weight_len))
-            .zip(self.bias.chunks(share * bias_len))
-            .zip(history.axis_chunks_iter_mut(Axis(0), share))
-            .zip(out.axis_chunks_iter_mut(Axis(1), share));
-        workers.for_each(pieces, |((((x, weight), bias), mut history), mut out)| {
-            let blocks = x
-                .outer_iter()
-                .zip(weight.chunks_exact(weight_len))
-                .zip(bias.chunks_exact(bias_len))
-                .zip(history.outer_iter_mut())
-                .zip(out.axis_iter_mut(Axis(1)));
-            for ((((x, weight), bias), mut history), mut out) in blocks {
-                let weight = view3(weight, weight_shape).slice_move(s![branches.clone(), .., ..]);
-                let bias = view2(bias, bias_shape).slice_move(s![branches.clone(), ..]);
-                for segment in segments {
-                    let mut ring = history.index_axis_mut(Axis(0), segment.lane);
-                    let length = ring.nrows();
-                    let current = x.slice(s![segment.rows.clone(), ..]);
-                    self.isa.dispatch(Branches {
-                        current,
-                        past: ring.view(),
-                        newest: ring_row(segment.offset + length as u64 - 1, length),
-                        weight,
-                        bias,
-                        gates,
-                        dilations,
-                        out: out.slice_mut(s![.., segment.rows.clone(), ..]),
-                    });
-                    remember(&mut ring, segment.offset, current);
-                }
+        let blocks = x
+            .outer_iter()
+            .zip(self.weight.chunks_exact(weight_len).skip(first))
+            .zip(self.bias.chunks_exact(bias_len).skip(first))
+            .zip(history.outer_iter_mut())
+            .zip(out.axis_iter_mut(Axis(1)));
+        for ((((x, weight), bias), mut history), mut out) in blocks {
+            let weight = view3(weight, weight_shape).slice_move(s![branches.clone(), .., ..]);
+            let bias = view2(bias, bias_shape).slice_move(s![branches.clone(), ..]);
+            for segment in segments {
+                let mut ring = history.index_axis_mut(Axis(0), segment.lane);
+                let length = ring.nrows();
+                let current = x.slice(s![segment.rows.clone(), ..]);
+                self.isa.dispatch(Branches {
+                    current,
+                    past: ring.view(),
+                    newest: ring_row(segment.offset + length as u64 - 1, length),
+                    weight,
+                    bias,
+                    gates,
+                    dilations,
+                    out: out.slice_mut(s![.., segment.rows.clone(), ..]),
+                });
+                remember(&mut ring, segment.offset, current);
             }
-        });
+        }
     }
 }
 
@@ -177,7 +166,7 @@ fn remember<T: Real>(ring: &mut ArrayViewMut2<T>, offset: u64, x: ArrayView2<T>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
+    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values};
     use crate::ops::{view3, view4_mut};
 
     const LANES: usize = 3;
@@ -285,12 +274,12 @@ mod tests {
             out
         }
 
-        /// Runs `branches` over all new rows, `step` of each stream at a time: the outputs, (outputs, rows,
-        /// channels), and the rings.
+        /// Runs `branches` over all new rows, `step` of each stream and `share` blocks of channels at a time: the
+        /// outputs, (outputs, rows, channels), and the rings.
         fn apply<T: Real>(
             &self,
             isa: Isa,
-            workers: &Workers,
+            share: usize,
             branches: Range<usize>,
             apart: bool,
             step: usize,
@@ -319,15 +308,16 @@ mod tests {
                 let rows = owners.len();
                 let x: Vec<T> = to_blocks(&x, rows, self.channels);
                 let mut y = vec![T::from_f64(f64::NAN); outputs * x.len()];
-                conv.apply(
-                    workers,
-                    branches.clone(),
-                    &gates,
-                    &segments,
-                    view3(&x, [blocks, rows, CHANNEL_BLOCK]),
-                    view4_mut(&mut history, [blocks, LANES, self.ring(), CHANNEL_BLOCK]),
-                    view4_mut(&mut y, [outputs, blocks, rows, CHANNEL_BLOCK]),
-                );
+                let x_blocks = view3(&x, [blocks, rows, CHANNEL_BLOCK]);
+                let mut history = view4_mut(&mut history, [blocks, LANES, self.ring(), CHANNEL_BLOCK]);
+                let mut y_blocks = view4_mut(&mut y, [outputs, blocks, rows, CHANNEL_BLOCK]);
+                let pieces = x_blocks
+                    .axis_chunks_iter(Axis(0), share)
+                    .zip(history.axis_chunks_iter_mut(Axis(0), share))
+                    .zip(y_blocks.axis_chunks_iter_mut(Axis(1), share));
+                for (i, ((x, history), y)) in pieces.enumerate() {
+                    conv.apply(i * share, branches.clone(), &gates, &segments, x, history, y);
+                }
                 for (out, y) in out.iter_mut().zip(y.chunks_exact(x.len())) {
                     let y = from_blocks(y, rows, self.channels);
                     for (owner, row) in owners.iter().zip(y.chunks_exact(self.channels)) {
@@ -372,27 +362,26 @@ mod tests {
                         let sums: Vec<f64> =
                             (0..exact[0].len()).map(|at| exact.iter().map(|e| e[at]).sum()).collect();
 
-                        let (sum, history) =
-                            case.apply::<T>(isa, &Workers::caller(), all.clone(), false, usize::MAX);
+                        let (sum, history) = case.apply::<T>(isa, usize::MAX, all.clone(), false, usize::MAX);
                         near(&sum, &sums, branches);
                         assert_eq!(history, case.expected_history(), "{what}");
                         let (apart, history) =
-                            case.apply::<T>(isa, &Workers::caller(), all.clone(), true, usize::MAX);
+                            case.apply::<T>(isa, usize::MAX, all.clone(), true, usize::MAX);
                         near(&apart, &exact.concat(), 1);
                         assert_eq!(history, case.expected_history(), "{what}");
                         let last = branches - 1..branches;
-                        let (one, _) = case.apply::<T>(isa, &Workers::caller(), last, false, usize::MAX);
+                        let (one, _) = case.apply::<T>(isa, usize::MAX, last, false, usize::MAX);
                         near(&one, &exact[branches - 1], 1);
 
-                        with_workers(|workers| {
+                        for share in [1, 2] {
                             for step in [1, 3, usize::MAX] {
-                                let (y, history) = case.apply::<T>(isa, workers, all.clone(), false, step);
+                                let (y, history) = case.apply::<T>(isa, share, all.clone(), false, step);
                                 assert_eq!(bits(&y), bits(&sum), "{what}, {step} rows at a time");
                                 assert_eq!(history, case.expected_history(), "{what}, {step} rows at a time");
-                                let (y, _) = case.apply::<T>(isa, workers, all.clone(), true, step);
+                                let (y, _) = case.apply::<T>(isa, share, all.clone(), true, step);
                                 assert_eq!(bits(&y), bits(&apart), "{what}, {step} rows at a time");
                             }
-                        });
+                        }
                     }
                 }
             }

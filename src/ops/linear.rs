@@ -105,18 +105,18 @@ impl<T: Real> Linear<T> {
         let columns = out.columns();
         if columns.div_ceil(self.width) >= workers.count() {
             // Columns: each thread reads weights of its own.
-            let share = share(columns, self.width.max(CHANNEL_BLOCK), workers.count());
+            let share = share(columns, self.panel_blocks() * CHANNEL_BLOCK, workers.count());
             match out {
                 Output::Rows(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(1), share).enumerate();
                     workers.for_each(pieces, |(i, out)| {
-                        self.part(x.part(0..x.rows()), Output::Rows(out), i * share)
+                        self.apply_columns(i * share, x, Output::Rows(out))
                     });
                 }
                 Output::Blocks(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(0), share / CHANNEL_BLOCK).enumerate();
                     workers.for_each(pieces, |(i, out)| {
-                        self.part(x.part(0..x.rows()), Output::Blocks(out), i * share)
+                        self.apply_columns(i * share, x, Output::Blocks(out))
                     });
                 }
             }
@@ -126,18 +126,27 @@ impl<T: Real> Linear<T> {
             match out {
                 Output::Rows(mut out) => {
                     let pieces = rows.zip(out.axis_chunks_iter_mut(Axis(0), share));
-                    workers.for_each(pieces, |(rows, out)| self.part(x.part(rows), Output::Rows(out), 0));
+                    workers.for_each(pieces, |(rows, out)| {
+                        self.apply_columns(0, x.part(rows), Output::Rows(out))
+                    });
                 }
                 Output::Blocks(mut out) => {
                     let pieces = rows.zip(out.axis_chunks_iter_mut(Axis(1), share));
-                    workers.for_each(pieces, |(rows, out)| self.part(x.part(rows), Output::Blocks(out), 0));
+                    workers.for_each(pieces, |(rows, out)| {
+                        self.apply_columns(0, x.part(rows), Output::Blocks(out))
+                    });
                 }
             }
         }
     }
 
-    /// The columns from `column`, the first of a panel.
-    fn part<'a>(&'a self, x: Input<'a, T>, out: Output<'a, T>, column: usize) {
+    /// Blocks of channels that a panel of weights covers: what a share of the columns is a multiple of.
+    pub fn panel_blocks(&self) -> usize {
+        self.width.div_ceil(CHANNEL_BLOCK)
+    }
+
+    /// The same for some columns on one thread: as many as `out` has, from `column`, the first of a panel.
+    pub fn apply_columns(&self, column: usize, x: Input<'_, T>, out: Output<'_, T>) {
         let k = self.inputs.count * self.inputs.len;
         self.isa.dispatch(Product {
             x,

@@ -22,7 +22,7 @@ pub fn padded(channels: usize) -> usize {
 }
 
 /// How many of `total` each of `workers` takes, in multiples of `unit`.
-fn share(total: usize, unit: usize, workers: usize) -> usize {
+pub fn share(total: usize, unit: usize, workers: usize) -> usize {
     total.div_ceil(unit).div_ceil(workers).max(1) * unit
 }
 

@@ -1,14 +1,13 @@
 //! The selective state space model.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
 use super::conv::Segment;
-use super::{CHANNEL_BLOCK, padded, share};
+use super::{CHANNEL_BLOCK, padded};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 use crate::simd::scan::Scan;
 use crate::simd::{Isa, Real};
-use crate::threads::Workers;
 
 /// The parameters of the scan that are not products: A, D and the bias of δ, in blocks of channels.
 #[derive(Debug)]
@@ -21,17 +20,6 @@ pub struct SelectiveScan<T> {
     /// D
     skip: Buffer<T>,
     delta_bias: Buffer<T>,
-}
-
-/// Values of a state of `lanes` lanes: `[block][lane][state][channel]`, so that a range of channels is one slice.
-pub fn state_len(lanes: usize, channels: usize, states: usize) -> Result<usize> {
-    product("the SSM state", &[padded(channels), lanes, states])
-}
-
-/// Where (lane, channel, state) lies in that layout.
-pub fn state_at(lanes: usize, states: usize, lane: usize, channel: usize, state: usize) -> usize {
-    let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
-    ((block * lanes + lane) * states + state) * CHANNEL_BLOCK + within
 }
 
 impl<T: Real> SelectiveScan<T> {
@@ -59,7 +47,8 @@ impl<T: Real> SelectiveScan<T> {
             for (state, &value) in row.iter().enumerate() {
                 // One NaN, of a known pattern: the scan's 2^x adds to exponents.
                 let folded = -value.to_f64().exp() * std::f64::consts::LOG2_E;
-                self.a[state_at(1, self.states, 0, channel, state)] =
+                let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+                self.a[(block * self.states + state) * CHANNEL_BLOCK + within] =
                     if folded.is_nan() { T::NAN } else { T::from_f64(folded) };
             }
         }
@@ -85,55 +74,43 @@ impl<T: Real> SelectiveScan<T> {
         &mut self.delta_bias[..self.channels]
     }
 
-    /// `y = (scan of u) · silu(z)`, each segment continuing from its lane of `state` and leaving its last one.
+    /// `u ← (scan of u) · silu(z)` for the blocks of channels from `first`, each segment continuing from its lane
+    /// of `state` and leaving its last one there.
     ///
-    /// `u`, `delta` (before bias and softplus, after them when done), `z` and `y` are (blocks, rows, channels); `b` and `c` (rows,
-    /// states); `state` is in the layout of [`state_len`], of `lanes` lanes.
+    /// `u`, `delta` (before bias and softplus) and `z` are (blocks, rows, channels), the latter two scratch
+    /// when done; `b` and `c` (rows, states); `state` (blocks, lanes, states, channels).
     #[allow(clippy::too_many_arguments)] // one stage, and these are what it works on
     pub fn apply(
         &self,
-        workers: &Workers,
+        first: usize,
         segments: &[Segment],
-        u: ArrayView3<T>,
+        mut u: ArrayViewMut3<T>,
         mut delta: ArrayViewMut3<T>,
-        z: ArrayView3<T>,
+        mut z: ArrayViewMut3<T>,
         b: ArrayView2<T>,
         c: ArrayView2<T>,
-        state: &mut [T],
-        lanes: usize,
-        mut y: ArrayViewMut3<T>,
+        mut state: ArrayViewMut4<T>,
     ) {
         let block_len = CHANNEL_BLOCK * self.states;
-        let share = share(u.dim().0, 1, workers.count());
-        let pieces = y
-            .axis_chunks_iter_mut(Axis(0), share)
-            .zip(delta.axis_chunks_iter_mut(Axis(0), share))
-            .zip(state.chunks_mut(share * block_len * lanes))
-            .enumerate();
-        workers.for_each(pieces, |(piece, ((mut y, mut delta), state))| {
-            let blocks =
-                y.outer_iter_mut().zip(delta.outer_iter_mut()).zip(state.chunks_exact_mut(block_len * lanes));
-            for (i, ((mut y, mut delta), state)) in blocks.enumerate() {
-                let block = piece * share + i;
-                let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
-                for segment in segments {
-                    let rows = s![segment.rows.clone(), ..];
-                    let part = s![block, segment.rows.clone(), ..];
-                    self.isa.dispatch(Scan {
-                        u: u.slice(part),
-                        delta: delta.slice_mut(rows),
-                        z: z.slice(part),
-                        b: b.slice(rows),
-                        c: c.slice(rows),
-                        a: &self.a[block * block_len..][..block_len],
-                        delta_bias: &self.delta_bias[channels.clone()],
-                        skip: &self.skip[channels.clone()],
-                        state: &mut state[segment.lane * block_len..][..block_len],
-                        y: y.slice_mut(rows),
-                    });
-                }
+        let blocks = u.outer_iter_mut().zip(delta.outer_iter_mut()).zip(z.outer_iter_mut());
+        for (i, (((mut u, mut delta), mut z), mut state)) in blocks.zip(state.outer_iter_mut()).enumerate() {
+            let block = first + i;
+            let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
+            for segment in segments {
+                let rows = s![segment.rows.clone(), ..];
+                self.isa.dispatch(Scan {
+                    u: u.slice_mut(rows),
+                    delta: delta.slice_mut(rows),
+                    z: z.slice_mut(rows),
+                    b: b.slice(rows),
+                    c: c.slice(rows),
+                    a: &self.a[block * block_len..][..block_len],
+                    delta_bias: &self.delta_bias[channels.clone()],
+                    skip: &self.skip[channels.clone()],
+                    state: state.index_axis_mut(Axis(0), segment.lane),
+                });
             }
-        });
+        }
     }
 }
 
@@ -142,8 +119,8 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
-    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
-    use crate::ops::{view2, view3, view3_mut};
+    use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values};
+    use crate::ops::{view2, view3_mut, view4_mut};
 
     const LANES: usize = 3;
     /// The lanes' rows in order; lane 1 has none.
@@ -212,8 +189,8 @@ mod tests {
             (y, state)
         }
 
-        /// The stage itself, in one call or row by row.
-        fn apply<T: Real>(&self, isa: Isa, workers: &Workers, row_by_row: bool) -> (Vec<f64>, Vec<f64>) {
+        /// The stage itself, in one call or row by row, so many blocks of channels at a time.
+        fn apply<T: Real>(&self, isa: Isa, row_by_row: bool, share: usize) -> (Vec<f64>, Vec<f64>) {
             let (channels, states) = (self.channels, self.states);
             let mut scan = SelectiveScan::<T>::zeroed(isa, channels, states).unwrap();
             scan.set_a_log(&narrow(&self.a_log));
@@ -221,7 +198,7 @@ mod tests {
             scan.delta_bias_mut().copy_from_slice(&narrow(&self.delta_bias));
 
             let shape = [padded(channels) / CHANNEL_BLOCK, ROWS, CHANNEL_BLOCK];
-            let [u, mut delta, z] =
+            let [mut u, mut delta, mut z] =
                 [&self.u, &self.delta, &self.z].map(|v| to_blocks::<T>(v, ROWS, channels));
             // B and C side by side with something else before them, as they come.
             let wide = 3 + 2 * states;
@@ -234,16 +211,17 @@ mod tests {
             }
             let projected = view2(&projected, [ROWS, wide]);
 
-            let mut state = vec![T::from_f64(f64::NAN); state_len(LANES, channels, states).unwrap()];
+            let state_shape = [shape[0], LANES, states, CHANNEL_BLOCK];
+            let mut state = vec![T::from_f64(f64::NAN); state_shape.iter().product()];
             let place = |i: usize| {
                 let (lane, channel, n) = (i / (channels * states), i / states % channels, i % states);
-                state_at(LANES, states, lane, channel, n)
+                let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+                ((block * LANES + lane) * states + n) * CHANNEL_BLOCK + within
             };
             for (i, &value) in self.state.iter().enumerate() {
                 state[place(i)] = T::from_f64(value);
             }
 
-            let mut y = vec![T::from_f64(f64::NAN); shape.iter().product()];
             let segments = SEGMENTS.map(|(lane, rows)| Segment { lane, rows, offset: 0 }).to_vec();
             let calls = match row_by_row {
                 false => vec![segments],
@@ -255,21 +233,20 @@ mod tests {
                     .collect(),
             };
             for segments in calls {
-                scan.apply(
-                    workers,
-                    &segments,
-                    view3(&u, shape),
-                    view3_mut(&mut delta, shape),
-                    view3(&z, shape),
-                    projected.slice(s![.., 3..3 + states]),
-                    projected.slice(s![.., 3 + states..]),
-                    &mut state,
-                    LANES,
-                    view3_mut(&mut y, shape),
-                );
+                let (mut u, mut delta) = (view3_mut(&mut u, shape), view3_mut(&mut delta, shape));
+                let (mut z, mut state) = (view3_mut(&mut z, shape), view4_mut(&mut state, state_shape));
+                let pieces =
+                    u.axis_chunks_iter_mut(Axis(0), share).zip(state.axis_chunks_iter_mut(Axis(0), share));
+                let scratch =
+                    delta.axis_chunks_iter_mut(Axis(0), share).zip(z.axis_chunks_iter_mut(Axis(0), share));
+                for (i, ((u, state), (delta, z))) in pieces.zip(scratch).enumerate() {
+                    let b = projected.slice(s![.., 3..3 + states]);
+                    let c = projected.slice(s![.., 3 + states..]);
+                    scan.apply(i * share, &segments, u, delta, z, b, c, state);
+                }
             }
             let state = (0..self.state.len()).map(|i| state[place(i)].to_f64()).collect();
-            (from_blocks(&y, ROWS, channels), state)
+            (from_blocks(&u, ROWS, channels), state)
         }
     }
 
@@ -281,7 +258,7 @@ mod tests {
                 let (exact_y, exact_state) = case.reference();
                 for isa in Isa::available() {
                     let what = format!("{channels} channels, {states} states, {isa:?}");
-                    let (y, state) = case.apply::<T>(isa, &Workers::caller(), false);
+                    let (y, state) = case.apply::<T>(isa, false, usize::MAX);
                     for (what, ours, exact) in [("y", &y, &exact_y), ("state", &state, &exact_state)] {
                         let scale = exact.iter().fold(0.0, |scale: f64, v| scale.max(v.abs()));
                         let error =
@@ -293,13 +270,11 @@ mod tests {
                     let lane = channels * states..2 * channels * states;
                     assert_eq!(state[lane.clone()], case.state[lane]);
 
-                    with_workers(|workers| {
-                        for row_by_row in [false, true] {
-                            let again = case.apply::<T>(isa, workers, row_by_row);
-                            assert_eq!(bits(&again.0), bits(&y), "{what}");
-                            assert_eq!(bits(&again.1), bits(&state), "{what}");
-                        }
-                    });
+                    for (row_by_row, share) in [(false, 1), (true, 2), (true, usize::MAX)] {
+                        let again = case.apply::<T>(isa, row_by_row, share);
+                        assert_eq!(bits(&again.0), bits(&y), "{what}");
+                        assert_eq!(bits(&again.1), bits(&state), "{what}");
+                    }
                 }
             }
         }

@@ -1,9 +1,14 @@
 //! Dilated causal depthwise convolutions with their activation and gate, in one pass over the input.
 
+use std::ops::Range;
+
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3};
 
 use super::{Kernel, Real, Simd, math};
 use crate::ops::CHANNEL_BLOCK;
+
+/// Rows that go through all branches before the next ones do, few enough to stay in L1.
+const TILE_ROWS: usize = 64;
 
 /// `gate_i · silu(Σ_j w_i[j] · x[t − (W−1−j)·d_i] + b_i)` for every branch i and row t of one block of channels.
 pub struct Branches<'a, T> {
@@ -24,6 +29,21 @@ pub struct Branches<'a, T> {
     pub dilations: &'a [usize],
     /// (1, rows, channels) for the sum of the branches, or (branches, rows, channels) to keep them apart.
     pub out: ArrayViewMut3<'a, T>,
+}
+
+/// One branch of them, and where it goes.
+#[derive(Clone, Copy)]
+struct Branch<T, V> {
+    taps: usize,
+    dilation: usize,
+    weight: *const T,
+    weight_step: usize,
+    bias: *const T,
+    gate: V,
+    /// Whether it is added to what is there.
+    adds: bool,
+    out: *mut T,
+    out_step: usize,
 }
 
 impl<T: Real> Kernel<T> for Branches<'_, T> {
@@ -64,39 +84,60 @@ impl<T: Real> Branches<'_, T> {
         let weight_strides = [self.weight.strides()[0] as usize, self.weight.strides()[1] as usize];
         let bias_stride = self.bias.strides()[0] as usize;
 
-        for t in 0..rows {
-            let mut total = [s.splat(T::ZERO); V];
-            // SAFETY: the assertions above hold every branch, tap and row inside its array.
-            unsafe {
-                let out = self.out.as_mut_ptr().add(t * out_strides[1]);
-                for i in 0..branches {
-                    let bias = self.bias.as_ptr().add(i * bias_stride);
-                    let mut sums = [s.splat(T::ZERO); V];
+        for start in (0..rows).step_by(TILE_ROWS) {
+            let tile = start..rows.min(start + TILE_ROWS);
+            for i in 0..branches {
+                // SAFETY: the assertions above hold every branch, tap and row inside its array.
+                unsafe {
+                    let branch = Branch {
+                        taps,
+                        dilation: self.dilations[i],
+                        weight: self.weight.as_ptr().add(i * weight_strides[0]),
+                        weight_step: weight_strides[1],
+                        bias: self.bias.as_ptr().add(i * bias_stride),
+                        gate: s.splat(self.gates[i]),
+                        adds: !apart && i > 0,
+                        out: self.out.as_mut_ptr().add(if apart { i * out_strides[0] } else { 0 }),
+                        out_step: out_strides[1],
+                    };
+                    self.branch::<S, V>(s, branch, tile.clone());
+                }
+            }
+        }
+    }
+
+    /// One branch at some rows.
+    #[inline(always)]
+    unsafe fn branch<S: Simd<T>, const V: usize>(&self, s: S, b: Branch<T, S::V>, rows: Range<usize>) {
+        let step = self.current.strides()[0] as usize;
+        let reach = (b.taps - 1) * b.dilation;
+        // SAFETY: the caller's promise: the branch, its taps and the rows exist, for `V` vectors of channels.
+        unsafe {
+            for t in rows {
+                let mut sums = [s.splat(T::ZERO); V];
+                for v in 0..V {
+                    sums[v] = s.load(b.bias.add(v * S::LANES));
+                }
+                let mut tap = |j: usize, x: *const T| {
                     for v in 0..V {
-                        sums[v] = s.load(bias.add(v * S::LANES));
+                        let weight = s.load(b.weight.add(j * b.weight_step + v * S::LANES));
+                        sums[v] = s.fma(weight, s.load(x.add(v * S::LANES)), sums[v]);
                     }
-                    for j in 0..taps {
-                        let x = self.row((taps - 1 - j) * self.dilations[i], t);
-                        let weight = self.weight.as_ptr().add(i * weight_strides[0] + j * weight_strides[1]);
-                        for v in 0..V {
-                            let at = v * S::LANES;
-                            sums[v] = s.fma(s.load(weight.add(at)), s.load(x.add(at)), sums[v]);
-                        }
+                };
+                if t >= reach {
+                    let oldest = self.current.as_ptr().add((t - reach) * step);
+                    for j in 0..b.taps {
+                        tap(j, oldest.add(j * b.dilation * step));
                     }
-                    let gate = s.splat(self.gates[i]);
-                    for v in 0..V {
-                        let active = math::silu(s, sums[v]);
-                        if apart {
-                            s.store(out.add(i * out_strides[0] + v * S::LANES), s.mul(gate, active));
-                        } else {
-                            total[v] = s.fma(gate, active, total[v]);
-                        }
+                } else {
+                    for j in 0..b.taps {
+                        tap(j, self.row((b.taps - 1 - j) * b.dilation, t));
                     }
                 }
-                if !apart {
-                    for v in 0..V {
-                        s.store(out.add(v * S::LANES), total[v]);
-                    }
+                for v in 0..V {
+                    let out = b.out.add(t * b.out_step + v * S::LANES);
+                    let before = if b.adds { s.load(out) } else { s.splat(T::ZERO) };
+                    s.store(out, s.fma(b.gate, math::silu(s, sums[v]), before));
                 }
             }
         }

@@ -15,8 +15,10 @@ use crate::ops::CHANNEL_BLOCK;
 const PANEL_VECTORS: usize = 2;
 /// Steps of k after which the kernel moves on to the next panel, so that a block of one stays in L1.
 const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
+/// Columns of the widest panel of any instruction set.
+pub const MAX_PANEL: usize = 32;
 /// Elements of the largest tile of any instruction set.
-const MAX_TILE: usize = 12 * 32;
+const MAX_TILE: usize = 12 * MAX_PANEL;
 
 /// Columns of a panel with the instructions of `isa`.
 pub fn panel_width<T: Real>(isa: Isa) -> usize {
@@ -125,9 +127,9 @@ impl<T> Output<'_, T> {
 }
 
 /// `out = bias + x · weights`, for the columns of whole panels.
-pub struct Product<'a, T> {
+pub struct Product<'x, 'w, 'o, T> {
     /// Rows of input; `groups` groups of `group_len` columns, `group_stride` apart, are multiplied.
-    pub x: Input<'a, T>,
+    pub x: Input<'x, T>,
     /// Number of groups of input columns.
     pub groups: usize,
     /// Columns of a group.
@@ -135,14 +137,14 @@ pub struct Product<'a, T> {
     /// Columns between the starts of two groups, whole blocks.
     pub group_stride: usize,
     /// Panels of `groups · group_len` steps of k, starting with the panel of `out`'s first column.
-    pub panels: &'a [T],
+    pub panels: &'w [T],
     /// A value for each column of the panels.
-    pub bias: &'a [T],
+    pub bias: &'w [T],
     /// Rows of output; the last panel may be wider than what is left.
-    pub out: Output<'a, T>,
+    pub out: Output<'o, T>,
 }
 
-impl<T: Real> Kernel<T> for Product<'_, T> {
+impl<T: Real> Kernel<T> for Product<'_, '_, '_, T> {
     type Output = ();
 
     #[inline(always)]

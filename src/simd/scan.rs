@@ -15,12 +15,12 @@ const TILE_ROWS: usize = 64;
 ///
 /// δ = softplus(delta + delta_bias); s ← 2^(δ·a) ⊙ s + (δ·u)·b; y = (s·c + skip·u) · silu(z)
 pub struct Scan<'a, T> {
-    /// (rows, channels): the input u.
-    pub u: ArrayView2<'a, T>,
+    /// (rows, channels): the input u, and in its place the gated output y.
+    pub u: ArrayViewMut2<'a, T>,
     /// (rows, channels): δ before its bias and softplus, and after them when done.
     pub delta: ArrayViewMut2<'a, T>,
-    /// (rows, channels): the gate before its activation.
-    pub z: ArrayView2<'a, T>,
+    /// (rows, channels): the gate before its activation, and after it when done.
+    pub z: ArrayViewMut2<'a, T>,
     /// (rows, states): input coefficients B.
     pub b: ArrayView2<'a, T>,
     /// (rows, states): output coefficients C.
@@ -32,9 +32,7 @@ pub struct Scan<'a, T> {
     /// D: a value for each channel.
     pub skip: &'a [T],
     /// (states, channels): the state, read and left as it is after the last row.
-    pub state: &'a mut [T],
-    /// (rows, channels): the gated output.
-    pub y: ArrayViewMut2<'a, T>,
+    pub state: ArrayViewMut2<'a, T>,
 }
 
 impl<T: Real> Kernel<T> for Scan<'_, T> {
@@ -58,14 +56,12 @@ impl<T: Real> Scan<'_, T> {
         let (rows, channels) = self.u.dim();
         let states = self.b.ncols();
         assert_eq!((V * S::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
-        assert_eq!(
-            (self.delta.dim(), self.z.dim(), self.y.dim()),
-            (self.u.dim(), self.u.dim(), self.u.dim())
-        );
+        assert_eq!((self.delta.dim(), self.z.dim()), (self.u.dim(), self.u.dim()));
         assert_eq!((self.b.dim(), self.c.dim()), ((rows, states), (rows, states)));
-        assert_eq!((self.a.len(), self.state.len()), (channels * states, channels * states));
+        assert_eq!((self.a.len(), self.state.dim()), (channels * states, (states, channels)));
+        assert!(states < 2 || self.state.strides()[0] == channels as isize);
         assert_eq!((self.delta_bias.len(), self.skip.len()), (channels, channels));
-        for strides in [self.u.strides(), self.delta.strides(), self.z.strides(), self.y.strides()] {
+        for strides in [self.u.strides(), self.delta.strides(), self.z.strides()] {
             assert!(strides[1] == 1 && strides[0] >= 0);
         }
         for strides in [self.b.strides(), self.c.strides()] {
@@ -82,11 +78,10 @@ impl<T: Real> Scan<'_, T> {
         }
     }
 
-    /// delta ← softplus(delta + delta_bias), y ← silu(z)
+    /// delta ← softplus(delta + delta_bias), z ← silu(z)
     #[inline(always)]
     unsafe fn activate<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
         let (delta_step, z_step) = (self.delta.strides()[0] as usize, self.z.strides()[0] as usize);
-        let y_step = self.y.strides()[0] as usize;
         // SAFETY: the caller's promise: the rows exist, and `V` vectors of channels.
         unsafe {
             for t in rows {
@@ -95,19 +90,19 @@ impl<T: Real> Scan<'_, T> {
                     let delta = self.delta.as_mut_ptr().add(t * delta_step + at);
                     let biased = s.add(s.load(delta), s.load(self.delta_bias.as_ptr().add(at)));
                     s.store(delta, math::softplus(s, biased));
-                    let z = s.load(self.z.as_ptr().add(t * z_step + at));
-                    s.store(self.y.as_mut_ptr().add(t * y_step + at), math::silu(s, z));
+                    let z = self.z.as_mut_ptr().add(t * z_step + at);
+                    s.store(z, math::silu(s, s.load(z)));
                 }
             }
         }
     }
 
-    /// The recurrence, and y ← (s·c + skip·u) · y
+    /// The recurrence, and u ← (s·c + skip·u) · z
     #[inline(always)]
     unsafe fn recur<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
         let states = self.b.ncols();
         let (u_step, delta_step) = (self.u.strides()[0] as usize, self.delta.strides()[0] as usize);
-        let y_step = self.y.strides()[0] as usize;
+        let z_step = self.z.strides()[0] as usize;
         // SAFETY: the caller's promise: the rows exist, `V` vectors of channels, and all states.
         unsafe {
             for t in rows {
@@ -129,10 +124,11 @@ impl<T: Real> Scan<'_, T> {
                     self.advance(s, states - 1, t, delta, delta_u, &mut sums[0]);
                 }
                 for v in 0..V {
-                    let y = self.y.as_mut_ptr().add(t * y_step + v * S::LANES);
-                    let skip = s.load(self.skip.as_ptr().add(v * S::LANES));
+                    let at = v * S::LANES;
+                    let skip = s.load(self.skip.as_ptr().add(at));
                     let sum = s.fma(skip, u[v], s.add(sums[0][v], sums[1][v]));
-                    s.store(y, s.mul(sum, s.load(y)));
+                    let gate = s.load(self.z.as_ptr().add(t * z_step + at));
+                    s.store(self.u.as_mut_ptr().add(t * u_step + at), s.mul(sum, gate));
                 }
             }
         }
