@@ -1,0 +1,1 @@
+#include <lite_mamba.h>

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+internal import CLiteMamba
+
+extension Layer {
+    /// The parameters, with the names, the shapes and in the order of the reference's state dict.
+    ///
+    /// Of two names for one tensor (`conv1d.weight` is branch 0's) only one is listed, and every method accepts
+    /// both.
+    public var parameters: [TensorInfo] {
+        get throws(LiteMambaError) {
+            try withExtendedLifetime(self) { () throws(LiteMambaError) in
+                try TensorInfo.list(lm_num_parameters(handle)) { lm_parameter_info(handle, $0, $1, $2) }
+            }
+        }
+    }
+
+    /// A parameter's values.
+    ///
+    /// - Parameter name: As in ``parameters``, or its other name.
+    /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name.
+    public func parameter(_ name: String) throws(LiteMambaError) -> [Float] {
+        let parameters = try parameters
+        if let parameter = parameters.first(where: { $0.name == name }) {
+            return try values(name, parameter.count)
+        }
+        // Another name: the library knows it, but tells its size to no one who does not know it.
+        for count in Set(parameters.map(\.count)) {
+            do throws(LiteMambaError) {
+                return try values(name, count)
+            } catch where error.code == .shapeMismatch {
+                continue
+            }
+        }
+        return try values(name, 0)
+    }
+
+    private func values(_ name: String, _ count: Int) throws(LiteMambaError) -> [Float] {
+        try [Float](count: count) { values throws(LiteMambaError) in try copyParameter(name, into: values) }
+    }
+
+    /// Copies a parameter out, as ``parameter(_:)``, without allocating.
+    ///
+    /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name,
+    ///   ``LiteMambaError/Code-swift.struct/shapeMismatch`` unless the buffer has exactly the parameter's number of
+    ///   values.
+    public func copyParameter(
+        _ name: String, into values: UnsafeMutableBufferPointer<Float>
+    ) throws(LiteMambaError) {
+        try requireText(name, "name")
+        try check(
+            withExtendedLifetime(self) { lm_get_parameter(handle, name, values.baseAddress, values.count) })
+    }
+
+    /// Copies a parameter out in a type of the caller's choice: every value exactly where the type can hold it,
+    /// as ``DType/float64`` always can, else rounded to nearest.
+    ///
+    /// - Parameters:
+    ///   - name: As in ``parameters``, or its other name.
+    ///   - dtype: The type; `nil` is the parameter's own.
+    ///   - bytes: Where the values go, at any alignment.
+    /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name,
+    ///   ``LiteMambaError/Code-swift.struct/shapeMismatch`` unless the buffer has exactly the size of the parameter's
+    ///   values in that type.
+    public func copyParameter(
+        _ name: String, as dtype: DType?, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(LiteMambaError) {
+        try requireText(name, "name")
+        try check(
+            withExtendedLifetime(self) {
+                lm_get_parameter_typed(handle, name, dtype.cValue, bytes.baseAddress, bytes.count)
+            })
+    }
+
+    /// A layer in the making, whose parameters can still be replaced.
+    ///
+    /// ```swift
+    /// var builder = try Layer.Builder(Configuration(.stcn, dModel: 64))
+    /// try builder.setParameter("D", to: ones)
+    /// let layer = builder.build()
+    /// ```
+    ///
+    /// The C library wants the one who sets a parameter to be alone with the layer. A builder cannot be copied, and
+    /// ``build()`` consumes it, so nobody else has the layer while it changes, and nobody changes it any more once
+    /// it can be shared. The compiler sees to both.
+    public struct Builder: ~Copyable, Sendable {
+        private let layer: Layer
+
+        /// Begins with the initial values of a configuration, as ``Layer/init(_:)``.
+        public init(_ configuration: Configuration) throws(LiteMambaError) {
+            layer = try Layer(configuration)
+        }
+
+        /// Begins with a copy of a layer's parameters.
+        public init(copying original: Layer) throws(LiteMambaError) {
+            var handle: OpaquePointer?
+            let status = withExtendedLifetime(original) {
+                var c = lm_config()
+                let status = lm_get_config(original.handle, &c, MemoryLayout<lm_config>.size)
+                return status == 0 ? lm_create(&c, &handle) : status
+            }
+            try check(status)
+            let copy = try Layer(owning: handle!)
+            for parameter in try original.parameters {
+                // Every type fits into f64.
+                let values = try [Double](count: parameter.count) { values throws(LiteMambaError) in
+                    try original.copyParameter(
+                        parameter.name, as: .float64, into: UnsafeMutableRawBufferPointer(values))
+                }
+                try values.withBuffer { values throws(LiteMambaError) in
+                    let bytes = UnsafeRawBufferPointer(values)
+                    try check(
+                        lm_set_parameter_typed(
+                            copy.handle, parameter.name, LM_DTYPE_F64.rawValue, bytes.baseAddress, bytes.count))
+                }
+            }
+            layer = copy
+        }
+
+        /// The layer, which from now on stays as it is.
+        public consuming func build() -> Layer { layer }
+
+        /// The parameters, as ``Layer/parameters``.
+        public var parameters: [TensorInfo] {
+            get throws(LiteMambaError) { try layer.parameters }
+        }
+
+        /// A parameter's values, as ``Layer/parameter(_:)``.
+        public func parameter(_ name: String) throws(LiteMambaError) -> [Float] {
+            try layer.parameter(name)
+        }
+
+        /// Replaces a parameter.
+        ///
+        /// - Parameters:
+        ///   - name: As in ``Layer/parameters``, or its other name.
+        ///   - values: The values, row-major in the parameter's shape.
+        /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name;
+        ///   ``LiteMambaError/Code-swift.struct/shapeMismatch`` for another number of values;
+        ///   ``LiteMambaError/Code-swift.struct/outOfMemory``.
+        public mutating func setParameter(_ name: String, to values: [Float]) throws(LiteMambaError) {
+            try values.withBuffer { values throws(LiteMambaError) in try setParameter(name, to: values) }
+        }
+
+        /// Replaces a parameter, as ``setParameter(_:to:)-([Float])``, without an array.
+        public mutating func setParameter(
+            _ name: String, to values: UnsafeBufferPointer<Float>
+        ) throws(LiteMambaError) {
+            try requireText(name, "name")
+            try check(lm_set_parameter(layer.handle, name, values.baseAddress, values.count))
+        }
+
+        /// Replaces a parameter with values of a type of the caller's choice: every value exactly where the layer's
+        /// type can hold it, else rounded to nearest.
+        ///
+        /// - Parameters:
+        ///   - name: As in ``Layer/parameters``, or its other name.
+        ///   - dtype: The type; `nil` is the parameter's own.
+        ///   - bytes: The values, at any alignment.
+        /// - Throws: As ``setParameter(_:to:)-([Float])``; the size in bytes must be that of the parameter's values in
+        ///   that type.
+        public mutating func setParameter(
+            _ name: String, as dtype: DType?, to bytes: UnsafeRawBufferPointer
+        ) throws(LiteMambaError) {
+            try requireText(name, "name")
+            try check(
+                lm_set_parameter_typed(layer.handle, name, dtype.cValue, bytes.baseAddress, bytes.count))
+        }
+    }
+}
