@@ -1,0 +1,3 @@
+module litemamba
+
+go 1.24

@@ -1,0 +1,5 @@
+//go:build !race && !asan
+
+package litemamba_test
+
+const sanitized = false
