@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lite_mamba::ops::conv::{DepthwiseConv, Segment};
 use lite_mamba::ops::linear::{Groups, Input, Linear, Output};
-use lite_mamba::ops::scan::{SelectiveScan, state_len};
+use lite_mamba::ops::scan::SelectiveScan;
 use lite_mamba::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
 use lite_mamba::simd::{Isa, Kernel, Simd, math};
 use lite_mamba::threads::{Workers, set_num_threads};
@@ -162,10 +162,18 @@ fn main() {
             linear(isa, &workers, "dt_proj", rows, d.div_ceil(16), e);
             linear(isa, &workers, "out_proj", rows, e, d);
         }
-        for (e, taps, dilations) in [(1024, 3, &[1, 2, 4, 8][..]), (512, 4, &[1, 2, 4]), (1536, 4, &[1])] {
-            let blocks = e / CHANNEL_BLOCK;
-            let inner = [blocks, rows, CHANNEL_BLOCK];
-            let segments = [Segment { lane: 0, rows: 0..rows, offset: 100 }];
+        // As many channels as go through these stages together.
+        let e = 32;
+        let inner = [e / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
+        let segments = [Segment { lane: 0, rows: 0..rows, offset: 100 }];
+        let report = |what: String, seconds: f64| {
+            let element = seconds * 1e9 / (rows * e) as f64;
+            println!(
+                "{what}, {rows} rows of {e} channels: {:.1} µs, {element:.3} ns an element",
+                seconds * 1e6
+            );
+        };
+        for (taps, dilations) in [(3, &[1, 2, 4, 8][..]), (4, &[1, 2, 4]), (4, &[1])] {
             let mut conv = DepthwiseConv::zeroed(isa, e, taps, dilations).unwrap();
             for branch in 0..dilations.len() {
                 conv.set_weight(branch, &noise(e * taps, 1.0));
@@ -175,46 +183,29 @@ fn main() {
             let mut history = noise(e * ring, 1.0);
             let mut u = vec![0.0; rows * e];
             let seconds = median(|| {
-                let history = view4_mut(&mut history, [blocks, 1, ring, CHANNEL_BLOCK]);
-                let u = view4_mut(&mut u, [1, blocks, rows, CHANNEL_BLOCK]);
-                conv.apply(&workers, 0..dilations.len(), &gates, &segments, view3(&x, inner), history, u);
+                let history = view4_mut(&mut history, [inner[0], 1, ring, CHANNEL_BLOCK]);
+                let u = view4_mut(&mut u, [1, inner[0], rows, CHANNEL_BLOCK]);
+                conv.apply(0, 0..dilations.len(), &gates, &segments, view3(&x, inner), history, u);
             });
-            let per = |seconds: f64| seconds * 1e9 / (rows * e) as f64;
-            println!(
-                "conv {rows} x {e}, {taps} taps, {dilations:?}: {:.1} µs, {:.3} ns an element",
-                seconds * 1e6,
-                per(seconds)
-            );
-
-            let states = 16;
-            let mut scan = SelectiveScan::zeroed(isa, e, states).unwrap();
-            scan.set_a_log(&noise(e * states, 1.0));
-            let (mut delta, z, bc) =
-                (noise(rows * e, 1.0), noise(rows * e, 1.0), noise(rows * 2 * states, 1.0));
-            let mut state = vec![0.0; state_len(1, e, states).unwrap()];
-            let mut y = vec![0.0; rows * e];
-            let seconds = median(|| {
-                let bc = view2(&bc, [2 * rows, states]);
-                let (b, c) = bc.split_at(ndarray::Axis(0), rows);
-                scan.apply(
-                    &workers,
-                    &segments,
-                    view3(&u, inner),
-                    view3_mut(&mut delta, inner),
-                    view3(&z, inner),
-                    b,
-                    c,
-                    &mut state,
-                    1,
-                    view3_mut(&mut y, inner),
-                );
-            });
-            black_box(&y);
-            println!(
-                "scan {rows} x {e}, {states} states: {:.1} µs, {:.3} ns an element",
-                seconds * 1e6,
-                per(seconds)
-            );
+            report(format!("conv of {taps} taps, dilations {dilations:?}"), seconds);
         }
+        let states = 16;
+        let mut scan = SelectiveScan::zeroed(isa, e, states).unwrap();
+        scan.set_a_log(&noise(e * states, 1.0));
+        let [u, delta, z, bc] = [rows * e, rows * e, rows * e, 2 * rows * states].map(|len| noise(len, 1.0));
+        let mut state = vec![0.0; states * e];
+        let mut arrays = [u.clone(), delta.clone(), z.clone()];
+        let seconds = median(|| {
+            // In the places of what the last call left.
+            for (array, values) in arrays.iter_mut().zip([&u, &delta, &z]) {
+                array.copy_from_slice(values);
+            }
+            let [u, delta, z] = arrays.each_mut().map(|array| view3_mut(array, inner));
+            let (b, c) = view2(&bc, [2 * rows, states]).split_at(ndarray::Axis(0), rows);
+            let state = view4_mut(&mut state, [inner[0], 1, states, CHANNEL_BLOCK]);
+            scan.apply(0, &segments, u, delta, z, b, c, state);
+        });
+        black_box(&arrays);
+        report(format!("scan of {states} states"), seconds);
     }
 }

@@ -109,15 +109,12 @@ impl<T: Real> Linear<T> {
             match out {
                 Output::Rows(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(1), share).enumerate();
-                    workers.for_each(pieces, |(i, out)| {
-                        self.apply_columns(i * share, x, Output::Rows(out))
-                    });
+                    workers.for_each(pieces, |(i, out)| self.apply_columns(i * share, x, Output::Rows(out)));
                 }
                 Output::Blocks(mut out) => {
                     let pieces = out.axis_chunks_iter_mut(Axis(0), share / CHANNEL_BLOCK).enumerate();
-                    workers.for_each(pieces, |(i, out)| {
-                        self.apply_columns(i * share, x, Output::Blocks(out))
-                    });
+                    workers
+                        .for_each(pieces, |(i, out)| self.apply_columns(i * share, x, Output::Blocks(out)));
                 }
             }
         } else {
