@@ -16,23 +16,22 @@ import (
 //
 // Calls on one cache that meet take turns.
 type Cache struct {
-	turn   *turn       // the cache's own, or that of params
+	turn   *turn       // own, or that of params
 	ptr    *C.lm_cache // nil once closed
 	batch  int
 	params *InferenceParams // whom a borrowed cache belongs to, else nil
 	// Only of a cache that is not borrowed.
+	own     turn
 	cleanup runtime.Cleanup
 }
 
-// A turn is the lock of what belongs to one call at a time. The numbers are the order in which to take two.
+// A turn is the lock of what belongs to one call at a time. Two are taken in the order of their numbers.
 type turn struct {
 	sync.Mutex
 	number uint64
 }
 
 var turns atomic.Uint64
-
-func newTurn() *turn { return &turn{number: turns.Add(1)} }
 
 // NewCache creates a cache for batch sequences, all at their beginning. Any other layer of the same shape can
 // use it as well.
@@ -60,7 +59,9 @@ func (l *Layer) NewCacheTyped(batch int, dtype DType) (*Cache, error) {
 
 // newCache takes ownership of ptr.
 func newCache(ptr *C.lm_cache) *Cache {
-	c := &Cache{turn: newTurn(), ptr: ptr, batch: int(C.lm_cache_batch(ptr))}
+	c := &Cache{ptr: ptr, batch: int(C.lm_cache_batch(ptr))}
+	c.turn = &c.own
+	c.turn.number = turns.Add(1)
 	c.cleanup = runtime.AddCleanup(c, func(ptr *C.lm_cache) { C.lm_free_cache(ptr) }, ptr)
 	return c
 }

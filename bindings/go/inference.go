@@ -10,7 +10,7 @@ import "runtime"
 //
 // Calls that use them, or a cache borrowed from them, take turns.
 type InferenceParams struct {
-	turn    *turn
+	turn    turn
 	ptr     *C.lm_inference_params // nil once closed
 	batch   int
 	cleanup runtime.Cleanup
@@ -25,7 +25,8 @@ func NewInferenceParams(batch int) (*InferenceParams, error) {
 	if err := check(C.lmgo_inference_params_create(C.size_t(batch), &ptr)); err != nil {
 		return nil, err
 	}
-	p := &InferenceParams{turn: newTurn(), ptr: ptr, batch: batch}
+	p := &InferenceParams{ptr: ptr, batch: batch}
+	p.turn.number = turns.Add(1)
 	p.cleanup = runtime.AddCleanup(p, func(ptr *C.lm_inference_params) { C.lm_inference_params_free(ptr) }, ptr)
 	return p, nil
 }
@@ -47,9 +48,6 @@ func (p *InferenceParams) Close() error {
 func (p *InferenceParams) lock() error {
 	if p == nil {
 		return newError(ErrNullPointer, "params is nil; it must not be")
-	}
-	if p.turn == nil {
-		return errParamsClosed
 	}
 	p.turn.Lock()
 	if p.ptr == nil {
@@ -89,5 +87,5 @@ func (p *InferenceParams) Cache(layerIdx int) *Cache {
 	if ptr == nil {
 		return nil
 	}
-	return &Cache{turn: p.turn, ptr: ptr, batch: int(C.lm_cache_batch(ptr)), params: p}
+	return &Cache{turn: &p.turn, ptr: ptr, batch: int(C.lm_cache_batch(ptr)), params: p}
 }

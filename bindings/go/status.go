@@ -46,6 +46,7 @@ type Error struct {
 	Message string // one sentence: the argument, what it was and what it must be
 }
 
+// Error returns the sentence, with the package's name before it.
 func (e *Error) Error() string { return "litemamba: " + e.Message }
 
 // Unwrap returns the code.
