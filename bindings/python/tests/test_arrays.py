@@ -176,6 +176,18 @@ def test_no_other_type_is_converted(layer, dtype):
         layer.step(x[0, :1], cache)
 
 
+def test_memory_that_numpy_cannot_view(layer):
+    class OnAnotherDevice:
+        def __dlpack__(self, **options):
+            raise BufferError("it is on another device")
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    with pytest.raises(TypeError, match="x is a OnAnotherDevice that numpy cannot view"):
+        layer(OnAnotherDevice())
+
+
 def test_lists_are_numbers_of_float64(layer):
     with pytest.raises(TypeError, match="x has dtype float64"):
         layer([[0.5] * D_MODEL])

@@ -150,7 +150,7 @@ class Parameters(_Tensors):
         self._write(checked)
 
     def _checked(self, name: str, values: Input) -> tuple[npt.NDArray[Any], _abi.DType]:
-        array = packed(self._of_shape(name, view(values)))
+        array = packed(self._of_shape(name, view(f"the array for {name}", values)))
         _, code = dtype_code(f"the dtype of the array for {name}", array.dtype)
         return array, code
 

@@ -40,12 +40,15 @@ _SIZE_MAX = ctypes.c_size_t(-1).value
 _NO_BYTES = ctypes.c_char * 0
 
 
-def view(x: Input) -> npt.NDArray[Any]:
+def view(name: str, x: Input) -> npt.NDArray[Any]:
     """`x` as numpy's array, over the same memory wherever `x` has memory to show."""
     foreign: Any = x
-    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__"):
+        return np.asarray(x)
+    try:
         return np.from_dlpack(foreign)
-    return np.asarray(x)
+    except (BufferError, RuntimeError) as error:
+        raise TypeError(f"{name} is a {type(x).__name__} that numpy cannot view: {error}") from error
 
 
 def packed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -56,7 +59,7 @@ def packed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def floats(name: str, x: Input) -> FloatArray:
     """`x` as contiguous float32. No value is changed on the way: other types are refused."""
-    array = x if type(x) is np.ndarray else view(x)
+    array = x if type(x) is np.ndarray else view(name, x)
     if array.dtype != _FLOAT32:
         raise TypeError(f"{name} has dtype {array.dtype}; it must be float32: convert it with astype")
     return packed(array)
