@@ -4,31 +4,59 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
-CFLAGS ?= -O2
-C_FLAGS := -std=c11 -Wall -Wextra -pedantic -Iinclude $(CFLAGS)
-RELEASE := $(abspath $(CARGO_TARGET_DIR))/release
-LINK := -L$(RELEASE) -Wl,-rpath,$(RELEASE) -llite_mamba -lm
+PREFIX ?= /usr/local
+DESTDIR ?=
+LIBDIR ?= lib
+export DESTDIR LIBDIR
 
-.PHONY: help demo test bench header clean cargo release tools rust-tests c-tests
+CFLAGS ?= -O2
+TARGET := $(abspath $(CARGO_TARGET_DIR))
+BUILT := $(TARGET)/built
+DEMO := $(TARGET)/demo
+
+.PHONY: help demo install uninstall dist test test-dist bench header abi clean cargo release notices tools rust-tests install-tests abi-tests
 
 help:
-	@echo "make demo     forecast CO2 with a streamed model, from C; draws a plot"
-	@echo "make test     everything that is tested"
-	@echo "make bench    measure speed"
-	@echo "make header   remake include/lite_mamba.h from src/ffi"
-	@echo "make clean    remove what was built"
+	@echo "make demo       forecast CO2 with a streamed model, from C; draws a plot"
+	@echo "make install    library, headers, pkg-config and CMake files, into PREFIX (/usr/local)"
+	@echo "make uninstall  removes them"
+	@echo "make dist       the archive that is shipped, in target/dist"
+	@echo "make test       everything that is tested"
+	@echo "make test-dist  the tests of all languages, against the unpacked archive"
+	@echo "make bench      measure speed"
+	@echo "make header     remake include/lite_mamba.h from src/ffi"
+	@echo "make abi        remake packaging/abi after a compatible change of the C ABI"
+	@echo "make clean      remove what was built"
 
 demo: release
-	$(CC) $(C_FLAGS) examples/c/forecast.c -o $(RELEASE)/forecast $(LINK)
-	$(RELEASE)/forecast examples/co2 $(RELEASE)/co2_forecast.svg
+	DESTDIR= LIBDIR=lib packaging/install.sh $(BUILT) $(DEMO)
+	$(CC) -std=c11 -Wall -Wextra -pedantic $(CFLAGS) -I$(DEMO)/include examples/c/forecast.c -o $(DEMO)/forecast \
+		-L$(DEMO)/lib -Wl,-rpath,$(DEMO)/lib -llite_mamba -lm
+	$(DEMO)/forecast examples/co2 $(DEMO)/co2_forecast.svg
 
-test: tools rust-tests c-tests demo
+# Under sudo there is often no cargo: what was built before is then installed.
+install: $(if $(shell command -v $(CARGO)),release notices)
+	packaging/install.sh $(BUILT) $(PREFIX)
+
+uninstall:
+	packaging/install.sh --uninstall $(BUILT) $(PREFIX)
+
+dist: cargo
+	packaging/dist.sh
+
+test: tools rust-tests test-dist abi-tests install-tests demo
+
+test-dist: dist
+	tests/dist.sh
 
 bench: cargo
 	$(CARGO) bench --locked
 
 header: cargo
 	LITE_MAMBA_UPDATE_HEADER=1 $(CARGO) test --locked --test header
+
+abi: dist
+	packaging/abi.sh --update $(TARGET)/dist/unstripped.so include/lite_mamba.h packaging/abi
 
 clean: cargo
 	$(CARGO) clean
@@ -40,6 +68,11 @@ cargo:
 
 release: cargo
 	$(CARGO) build --locked --release --lib
+	packaging/finish.sh $(TARGET)/release $(BUILT)
+
+notices: cargo
+	packaging/third_party.py "$$(rustc -vV | sed -n 's/^host: //p')" $(BUILT)/licenses || \
+		echo "what is linked in is installed without its licenses" >&2
 
 tools:
 	@tests/tools.sh
@@ -50,7 +83,8 @@ rust-tests: cargo
 	$(CARGO) test --locked --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-# Programs against the libraries as they are shipped, with the fastest instructions and with those that
-# every processor has.
-c-tests: release
-	tests/c/run.sh $(RELEASE)
+abi-tests: dist
+	tests/abi.sh $(TARGET)/dist/unstripped.so
+
+install-tests: release notices
+	tests/install.sh

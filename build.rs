@@ -1,9 +1,30 @@
 //! Linker arguments of the shared library.
 
+use std::{env, fs};
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // The worker threads outlive a `dlclose`: the library must stay mapped.
-    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    let os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    match os.as_str() {
+        "macos" => link_arg(&format!("-install_name,@rpath/liblite_mamba.{}.dylib", abi_version())),
+        "linux" => {
+            link_arg(&format!("-soname,liblite_mamba.so.{}", abi_version()));
+            // The worker threads outlive a `dlclose`: the library must stay mapped.
+            link_arg("-z,nodelete");
+        }
+        _ => {}
     }
+}
+
+fn link_arg(arg: &str) {
+    println!("cargo:rustc-cdylib-link-arg=-Wl,{arg}");
+}
+
+/// LM_ABI_VERSION, of which there is to be one place.
+fn abi_version() -> u32 {
+    const SOURCE: &str = "src/ffi/library.rs";
+    println!("cargo:rerun-if-changed={SOURCE}");
+    let source = fs::read_to_string(SOURCE).expect(SOURCE);
+    let (_, rest) = source.split_once("pub const LM_ABI_VERSION: u32 = ").expect("LM_ABI_VERSION");
+    rest.split_once(';').and_then(|(number, _)| number.parse().ok()).expect("its number")
 }

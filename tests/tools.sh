@@ -1,12 +1,27 @@
 #!/bin/sh
-# Sees to the programs that the tests call besides cargo and a C compiler: installs what is missing where
-# it may, else says what that is. Tests without their program are skipped, but where CI is true this fails.
+# Sees to the programs that building and testing need besides cargo: installs what is missing where it may,
+# else says what that is. Tests without their program are skipped, but where CI is true this fails.
+# The toolchains of other languages, and zig, have scripts of their own in tests/toolchains.
 set -eu
 
 missing=
-for tool in valgrind g++; do
-    command -v "$tool" > /dev/null || missing="$missing $tool"
-done
+# need PROGRAM PACKAGE, as Debian calls it
+need() {
+    command -v "$1" > /dev/null || missing="$missing $2"
+}
+need cc gcc
+need g++ g++
+need clang++ clang
+need cmake cmake
+need pkg-config pkg-config
+need valgrind valgrind
+need abidw abigail-tools
+need python3 python3
+python3 -c 'import venv, ensurepip' 2> /dev/null || missing="$missing python3-venv"
+# The sanitizers' libraries are a package beside clang's.
+if command -v clang > /dev/null && ! ls "$(clang -print-resource-dir)"/lib/*/*asan* > /dev/null 2>&1; then
+    missing="$missing libclang-rt-dev"
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then

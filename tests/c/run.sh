@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Compiles and runs the C and C++ programs of this directory against the shared library in the directory
-# given (or in LITE_MAMBA_LIBRARY_DIR, or target/release). CC and CXX name the compilers. Where CI is true
-# nothing is skipped for want of a tool.
+# Compiles and runs the C and C++ programs of this directory against an installed library, the prefix given:
+# the shared one, and the static one. CC and CXX name the compilers. Where CI is true nothing is skipped for
+# want of a tool.
 set -euo pipefail
+[ $# = 1 ] || { echo "usage: $0 PREFIX" >&2 && exit 2; }
+prefix=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-library_dir=$(cd "${1:-${LITE_MAMBA_LIBRARY_DIR:-target/release}}" && pwd)
 CC=${CC:-cc}
 CXX=${CXX:-c++}
 built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
 
-warnings=(-Wall -Wextra -Werror -pedantic -O2 -g -Iinclude)
+warnings=(-Wall -Wextra -Werror -pedantic -O2 -g "-I$prefix/include")
 c=("$CC" -std=c11 -D_POSIX_C_SOURCE=200809L -pthread "${warnings[@]}")
 cxx=("$CXX" -std=c++17 "${warnings[@]}")
-link=("-L$library_dir" "-Wl,-rpath,$library_dir" -llite_mamba -lm)
+link=("-L$prefix/lib" "-Wl,-rpath,$prefix/lib" -llite_mamba -lm)
+static=("$prefix/lib/liblite_mamba.a" -lpthread -ldl -lm)
 
 passed() { echo "ok: $1"; }
 fail() {
@@ -30,29 +32,42 @@ run() {
 
 case $(uname) in
     Darwin)
-        library=$library_dir/liblite_mamba.dylib
+        library=$prefix/lib/liblite_mamba.dylib
         exported=$(nm -gU "$library" | awk '{ print substr($NF, 2) }')
         ;;
     *)
-        library=$library_dir/liblite_mamba.so
+        library=$prefix/lib/liblite_mamba.so
         exported=$(nm -D --defined-only "$library" | awk '{ print $NF }')
+        exported_static=$(nm -g --defined-only "$prefix/lib/liblite_mamba.a" | awk 'NF == 3 { print $3 }')
         ;;
 esac
 # What the header declares, as the compiler sees it.
-declared=$(echo '#include <lite_mamba.h>' | "$CC" -Iinclude -x c -E -P - | grep -oE '\blm_[a-z0-9_]+\(' | tr -d '(' | sort -u)
+declared=$(echo '#include <lite_mamba.h>' | "$CC" "-I$prefix/include" -x c -E -P - | grep -oE '\blm_[a-z0-9_]+\(' | tr -d '(' | sort -u)
 strangers=$(grep -v '^lm_' <<< "$exported" || true)
 [ -z "$strangers" ] || fail "exported symbols that are not lm_*: $strangers"
 diff <(echo "$declared") <(sort <<< "$exported") || fail "declared (<) and exported (>) functions differ"
+diff <(sort <<< "$exported") <(sort <<< "${exported_static:-$exported}") || fail "the static library (>) has other global names"
 passed "exported symbols ($(wc -l <<< "$exported"))"
 
 "${c[@]}" -Wstrict-prototypes -Wmissing-prototypes tests/c/header.c -o "$built/header" "${link[@]}"
 "${cxx[@]}" tests/c/header.cpp -o "$built/header_cpp" "${link[@]}"
+"${cxx[@]}" tests/c/header.cpp -o "$built/header_cpp_static" "${static[@]}"
 for program in arguments behaviour fork; do
     "${c[@]}" "tests/c/$program.c" -o "$built/$program" "${link[@]}"
+    "${c[@]}" "tests/c/$program.c" -o "$built/${program}_static" "${static[@]}"
 done
 "${c[@]}" tests/c/dlclose.c -o "$built/dlclose" -ldl
-"${c[@]}" examples/c/quickstart.c -o "$built/quickstart" "${link[@]}"
-"${c[@]}" examples/c/quickstart.c -o "$built/quickstart_static" "$library_dir/liblite_mamba.a" -ldl -lm
+
+# The README's first program, compiled in its own words.
+cp examples/c/quickstart.c "$built"
+words=$(sed -n 's/^    \(cc .*\)/\1/p' README.md)
+[ "$(wc -l <<< "$words")" -ge 2 ] || fail "the README has no shared and static cc"
+while read -r line; do
+    rm -f "$built/quickstart"
+    echo "\$ $line"
+    (cd "$built" && PREFIX=$prefix bash -euc "cc() { command $CC \"\$@\"; }; $line") || fail "the README's $line"
+    run "quickstart" "$built/quickstart"
+done <<< "$words"
 
 # Declarations may hide in headers that others include first.
 for language in c c++; do
@@ -60,7 +75,7 @@ for language in c c++; do
 done
 passed "header alone"
 
-programs=(header header_cpp quickstart quickstart_static arguments behaviour fork)
+programs=(header header_cpp arguments behaviour fork {header_cpp,arguments,behaviour,fork}_static)
 for program in "${programs[@]}"; do
     run "$program" "$built/$program"
 done
@@ -75,7 +90,7 @@ if command -v valgrind > /dev/null; then
         run "$program, valgrind" env UNDER_VALGRIND=1 valgrind -q --leak-check=full \
             --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=1 "$built/$program"
     done
-elif [ "${CI:-}" = true ]; then
+elif [ "${CI:-}" = true ] && [ "$(uname)" = Linux ]; then
     fail "valgrind is missing"
 else
     echo "skipped: valgrind is missing"
