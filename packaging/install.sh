@@ -65,12 +65,14 @@ else
 fi
 
 put 644 include/lite_mamba.h include/lite_mamba.h
-put 644 bindings/cpp/include/lite_mamba.hpp include/lite_mamba.hpp
 fill packaging/lite_mamba.pc.in
 put 644 "$work/filled" "$libdir/pkgconfig/lite_mamba.pc"
-put 644 bindings/cpp/cmake/lite_mamba-config.cmake "$libdir/cmake/lite_mamba/lite_mamba-config.cmake"
-fill bindings/cpp/cmake/lite_mamba-config-version.cmake.in
-put 644 "$work/filled" "$libdir/cmake/lite_mamba/lite_mamba-config-version.cmake"
+if [ -e bindings/cpp/include/lite_mamba.hpp ]; then
+    put 644 bindings/cpp/include/lite_mamba.hpp include/lite_mamba.hpp
+    put 644 bindings/cpp/cmake/lite_mamba-config.cmake "$libdir/cmake/lite_mamba/lite_mamba-config.cmake"
+    fill bindings/cpp/cmake/lite_mamba-config-version.cmake.in
+    put 644 "$work/filled" "$libdir/cmake/lite_mamba/lite_mamba-config-version.cmake"
+fi
 put 644 examples/c/quickstart.c share/doc/lite-mamba/examples/quickstart.c
 put 644 LICENSE share/licenses/lite-mamba/LICENSE
 for notice in THIRD-PARTY-LICENSES.txt rust-standard-library.html lite-mamba.cdx.json; do
