@@ -7,6 +7,8 @@ let package = Package(
     name: "LiteMamba",
     products: [
         .library(name: "LiteMamba", targets: ["LiteMamba"]),
+        // The C functions as they are.
+        .library(name: "CLiteMamba", targets: ["CLiteMamba"]),
     ],
     targets: [
         // The C library, which pkg-config finds: PKG_CONFIG_PATH=<prefix>/lib/pkgconfig.
