@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3};
 
-use super::{Kernel, Real, Simd, math};
+use super::{BlockKernel, Kernel, Many, Real, Simd, math};
 use crate::ops::CHANNEL_BLOCK;
 
 /// Rows that go through all branches before the next ones do, few enough to stay in L1.
@@ -31,58 +31,35 @@ pub struct Branches<'a, T> {
     pub out: ArrayViewMut3<'a, T>,
 }
 
-/// One branch of them, and where it goes.
-#[derive(Clone, Copy)]
-struct Branch<T, V> {
-    taps: usize,
-    dilation: usize,
-    weight: *const T,
-    weight_step: usize,
-    bias: *const T,
-    gate: V,
-    /// Whether it is added to what is there.
-    adds: bool,
-    out: *mut T,
-    out_step: usize,
-}
-
 impl<T: Real> Kernel<T> for Branches<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, s: S) {
-        // One arm per number of vectors in a block of channels.
-        match CHANNEL_BLOCK / S::LANES {
-            1 => self.vectors::<S, 1>(s),
-            2 => self.vectors::<S, 2>(s),
-            4 => self.vectors::<S, 4>(s),
-            _ => self.vectors::<S, 8>(s),
-        }
+        self.run_registers(s);
     }
 }
 
-impl<T: Real> Branches<'_, T> {
+impl<T: Real> BlockKernel<T> for Branches<'_, T> {
     #[inline(always)]
-    fn vectors<S: Simd<T>, const V: usize>(mut self, s: S) {
+    fn run_blocks<B: Simd<T>, const G: usize>(mut self, s: B) {
         let (branches, taps, channels) = self.weight.dim();
         let rows = self.current.nrows();
         let apart = self.out.dim().0 > 1;
-        assert_eq!((V * S::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
+        assert_eq!((B::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
         assert_eq!((self.current.ncols(), self.past.ncols()), (channels, channels));
         assert_eq!(self.bias.dim(), (branches, channels));
         assert_eq!((self.gates.len(), self.dilations.len()), (branches, branches));
         assert!(self.dilations.iter().all(|d| (taps - 1) * d <= self.past.nrows()));
         assert!(self.newest < self.past.nrows());
         assert_eq!(self.out.dim(), (if apart { branches } else { 1 }, rows, channels));
-        for strides in [self.current.strides(), self.past.strides(), self.bias.strides()] {
-            assert!(strides[1] == 1 && strides[0] >= 0);
-        }
-        for strides in [self.weight.strides(), self.out.strides()] {
-            assert!(strides[2] == 1 && strides.iter().all(|&n| n >= 0));
-        }
-        let out_strides = [self.out.strides()[0] as usize, self.out.strides()[1] as usize];
-        let weight_strides = [self.weight.strides()[0] as usize, self.weight.strides()[1] as usize];
-        let bias_stride = self.bias.strides()[0] as usize;
+        assert!(self.current.is_standard_layout() && self.past.is_standard_layout());
+        assert!(self.weight.is_standard_layout() && self.bias.is_standard_layout());
+        let out_strides = self.out.strides();
+        assert!(
+            out_strides[0] >= 0 && (rows < 2 || out_strides[1] == channels as isize) && out_strides[2] == 1
+        );
+        let out_stride = if apart { out_strides[0] as usize } else { 0 };
 
         for start in (0..rows).step_by(TILE_ROWS) {
             let tile = start..rows.min(start + TILE_ROWS);
@@ -92,52 +69,53 @@ impl<T: Real> Branches<'_, T> {
                     let branch = Branch {
                         taps,
                         dilation: self.dilations[i],
-                        weight: self.weight.as_ptr().add(i * weight_strides[0]),
-                        weight_step: weight_strides[1],
-                        bias: self.bias.as_ptr().add(i * bias_stride),
-                        gate: s.splat(self.gates[i]),
+                        weight: self.weight.as_ptr().add(i * taps * channels),
+                        bias: self.bias.as_ptr().add(i * channels),
+                        gate: self.gates[i],
                         adds: !apart && i > 0,
-                        out: self.out.as_mut_ptr().add(if apart { i * out_strides[0] } else { 0 }),
-                        out_step: out_strides[1],
+                        out: self.out.as_mut_ptr().add(i * out_stride),
                     };
-                    self.branch::<S, V>(s, branch, tile.clone());
+                    self.branch::<B, G>(s, branch, tile.clone());
                 }
             }
         }
     }
+}
 
-    /// One branch at some rows.
+/// One branch of them, and where it goes.
+#[derive(Clone, Copy)]
+struct Branch<T> {
+    taps: usize,
+    dilation: usize,
+    weight: *const T,
+    bias: *const T,
+    gate: T,
+    /// Whether it is added to what is there.
+    adds: bool,
+    out: *mut T,
+}
+
+impl<T: Real> Branches<'_, T> {
+    /// One branch at some rows: one at a time as long as they reach back into the past, then `G`.
     #[inline(always)]
-    unsafe fn branch<S: Simd<T>, const V: usize>(&self, s: S, b: Branch<T, S::V>, rows: Range<usize>) {
-        let step = self.current.strides()[0] as usize;
-        let reach = (b.taps - 1) * b.dilation;
-        // SAFETY: the caller's promise: the branch, its taps and the rows exist, for `V` vectors of channels.
+    unsafe fn branch<B: Simd<T>, const G: usize>(&self, s: B, branch: Branch<T>, rows: Range<usize>) {
+        let Branch { taps, dilation, .. } = branch;
+        let reach = (taps - 1) * dilation;
+        // SAFETY: the caller's promise: the branch, its taps and the rows exist.
         unsafe {
-            for t in rows {
-                let mut sums = [s.splat(T::ZERO); V];
-                for v in 0..V {
-                    sums[v] = s.load(b.bias.add(v * S::LANES));
-                }
-                let mut tap = |j: usize, x: *const T| {
-                    for v in 0..V {
-                        let weight = s.load(b.weight.add(j * b.weight_step + v * S::LANES));
-                        sums[v] = s.fma(weight, s.load(x.add(v * S::LANES)), sums[v]);
-                    }
-                };
-                if t >= reach {
-                    let oldest = self.current.as_ptr().add((t - reach) * step);
-                    for j in 0..b.taps {
-                        tap(j, oldest.add(j * b.dilation * step));
-                    }
+            let mut t = rows.start;
+            while t < rows.end {
+                let oldest =
+                    self.current.as_ptr().wrapping_add(t.wrapping_sub(reach).wrapping_mul(CHANNEL_BLOCK));
+                if t < reach {
+                    branch.rows::<B, 1>(s, t, |j| self.row((taps - 1 - j) * dilation, t));
+                    t += 1;
+                } else if t + G <= rows.end {
+                    branch.rows::<B, G>(s, t, |j| oldest.add(j * dilation * CHANNEL_BLOCK));
+                    t += G;
                 } else {
-                    for j in 0..b.taps {
-                        tap(j, self.row((b.taps - 1 - j) * b.dilation, t));
-                    }
-                }
-                for v in 0..V {
-                    let out = b.out.add(t * b.out_step + v * S::LANES);
-                    let before = if b.adds { s.load(out) } else { s.splat(T::ZERO) };
-                    s.store(out, s.fma(b.gate, math::silu(s, sums[v]), before));
+                    branch.rows::<B, 1>(s, t, |j| oldest.add(j * dilation * CHANNEL_BLOCK));
+                    t += 1;
                 }
             }
         }
@@ -149,7 +127,7 @@ impl<T: Real> Branches<'_, T> {
         // SAFETY: `lag` is at most the length of the ring, so both cases stay inside their array.
         unsafe {
             if lag <= t {
-                self.current.as_ptr().add((t - lag) * self.current.strides()[0] as usize)
+                self.current.as_ptr().add((t - lag) * CHANNEL_BLOCK)
             } else {
                 let age = lag - t - 1;
                 let row = if age <= self.newest {
@@ -157,8 +135,27 @@ impl<T: Real> Branches<'_, T> {
                 } else {
                     self.newest + self.past.nrows() - age
                 };
-                self.past.as_ptr().add(row * self.past.strides()[0] as usize)
+                self.past.as_ptr().add(row * CHANNEL_BLOCK)
             }
+        }
+    }
+}
+
+impl<T: Real> Branch<T> {
+    /// `N` rows from row `t`, where tap `j` of the first reads from `input(j)`, and the others the rows after it.
+    #[inline(always)]
+    unsafe fn rows<B: Simd<T>, const N: usize>(self, s: B, t: usize, input: impl Fn(usize) -> *const T) {
+        let many = Many::<B, N>(s);
+        // SAFETY: the caller's promise: the rows and the inputs exist.
+        unsafe {
+            let mut sums = [s.load(self.bias); N];
+            for j in 0..self.taps {
+                let weight = [s.load(self.weight.add(j * CHANNEL_BLOCK)); N];
+                sums = many.fma(weight, many.load(input(j)), sums);
+            }
+            let out = self.out.add(t * CHANNEL_BLOCK);
+            let before = if self.adds { many.load(out) } else { many.splat(T::ZERO) };
+            many.store(out, many.fma(many.splat(self.gate), math::silu(many, sums), before));
         }
     }
 }

@@ -19,6 +19,8 @@ mod x86;
 
 use std::sync::OnceLock;
 
+use crate::ops::CHANNEL_BLOCK;
+
 /// Floating-point types the kernels compute in.
 pub trait Real:
     Copy + Default + Send + Sync + PartialOrd + std::fmt::Debug + 'static + math::Constants
@@ -38,7 +40,8 @@ pub trait Kernel<T> {
     /// What it returns.
     type Output;
     /// The work. Implementations are `#[inline(always)]`, and so is all they call with vectors, so that
-    /// everything is compiled inside the function that enables the instruction set.
+    /// everything is compiled inside the function that enables the instruction set: closures given to
+    /// iterators are not.
     fn run<S: Simd<T>>(self, simd: S) -> Self::Output;
 }
 
@@ -53,6 +56,9 @@ pub trait Simd<T>: Copy {
     const LANES: usize;
     /// Rows of the tile of accumulators that the product with packed weights keeps in registers.
     const TILE_ROWS: usize;
+    /// Vectors that chains of operations are worked on side by side: enough to hide their latency, few enough
+    /// for the registers.
+    const CHAINS: usize;
 
     /// All lanes `value`.
     fn splat(self, value: T) -> Self::V;
@@ -85,6 +91,88 @@ pub trait Simd<T>: Copy {
     fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V;
     /// `v`, but 0 where `a < b`; `v` where either is NaN.
     fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
+}
+
+/// `N` vectors as one. Each operation is done to all of them before the next one is, so that as many chains of
+/// dependent operations overlap.
+#[derive(Clone, Copy)]
+pub struct Many<S, const N: usize>(pub S);
+
+macro_rules! each {
+    ($($name:ident($first:ident $(, $rest:ident)*);)*) => {$(
+        #[inline(always)]
+        fn $name(self, mut $first: Self::V $(, $rest: Self::V)*) -> Self::V {
+            for i in 0..N {
+                $first[i] = self.0.$name($first[i] $(, $rest[i])*);
+            }
+            $first
+        }
+    )*};
+}
+
+impl<T, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
+    type V = [S::V; N];
+    const LANES: usize = N * S::LANES;
+    const TILE_ROWS: usize = S::TILE_ROWS;
+    const CHAINS: usize = S::CHAINS;
+
+    each! {
+        add(a, b);
+        sub(a, b);
+        mul(a, b);
+        div(a, b);
+        fma(a, b, c);
+        fnma(a, b, c);
+        min(a, b);
+        max(a, b);
+        neg(v);
+        add_exponent(v, shifted);
+        zero_where_less(v, a, b);
+    }
+    #[inline(always)]
+    fn splat(self, value: T) -> Self::V {
+        [self.0.splat(value); N]
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const T) -> Self::V {
+        // SAFETY: the caller's promise of `N` vectors.
+        unsafe {
+            let mut v = [self.0.load(from); N];
+            for i in 1..N {
+                v[i] = self.0.load(from.add(i * S::LANES));
+            }
+            v
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut T, v: Self::V) {
+        for i in 0..N {
+            // SAFETY: the caller's promise of `N` vectors.
+            unsafe { self.0.store(to.add(i * S::LANES), v[i]) }
+        }
+    }
+}
+
+/// What runs on vectors as long as a block of channels, whatever registers they take.
+trait BlockKernel<T>: Sized {
+    /// `B` is such a vector, and `G` of them are as many as should be worked on together.
+    fn run_blocks<B: Simd<T>, const G: usize>(self, block: B);
+
+    /// Runs with as many registers of `S` as a block takes.
+    #[inline(always)]
+    fn run_registers<S: Simd<T>>(self, s: S) {
+        match (CHANNEL_BLOCK / S::LANES, S::CHAINS * S::LANES / CHANNEL_BLOCK) {
+            (1, 4..) => self.run_blocks::<_, 4>(Many::<S, 1>(s)),
+            (1, _) => self.run_blocks::<_, 2>(Many::<S, 1>(s)),
+            (2, 2..) => self.run_blocks::<_, 2>(Many::<S, 2>(s)),
+            (2, _) => self.run_blocks::<_, 1>(Many::<S, 2>(s)),
+            (4, _) => self.run_blocks::<_, 1>(Many::<S, 4>(s)),
+            (registers, _) => {
+                assert_eq!(registers, 8);
+                self.run_blocks::<_, 1>(Many::<S, 8>(s));
+            }
+        }
+    }
 }
 
 /// An instruction set that this processor has.

@@ -12,6 +12,7 @@ macro_rules! portable {
             type V = [$t; $lanes];
             const LANES: usize = $lanes;
             const TILE_ROWS: usize = 4;
+            const CHAINS: usize = 4;
 
             #[inline(always)]
             fn splat(self, value: $t) -> Self::V {
@@ -93,8 +94,11 @@ macro_rules! portable {
                 v
             }
             #[inline(always)]
-            fn neg(self, v: Self::V) -> Self::V {
-                v.map(|v| -v)
+            fn neg(self, mut v: Self::V) -> Self::V {
+                for i in 0..$lanes {
+                    v[i] = -v[i];
+                }
+                v
             }
             #[inline(always)]
             fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V {

@@ -1,10 +1,8 @@
 //! The selective scan: softplus, decay, update, output, skip and gate of a block of channels in one pass.
 
-use std::ops::Range;
-
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{Kernel, Real, Simd, math};
+use super::{BlockKernel, Kernel, Many, Real, Simd, math};
 use crate::ops::CHANNEL_BLOCK;
 
 /// Rows whose activations are computed ahead of the recurrence, so that their long chains of operations
@@ -40,123 +38,121 @@ impl<T: Real> Kernel<T> for Scan<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd<T>>(self, s: S) {
-        // One arm per number of vectors in a block of channels.
-        match CHANNEL_BLOCK / S::LANES {
-            1 => self.vectors::<S, 1>(s),
-            2 => self.vectors::<S, 2>(s),
-            4 => self.vectors::<S, 4>(s),
-            _ => self.vectors::<S, 8>(s),
-        }
+        self.run_registers(s);
     }
 }
 
-impl<T: Real> Scan<'_, T> {
+impl<T: Real> BlockKernel<T> for Scan<'_, T> {
     #[inline(always)]
-    fn vectors<S: Simd<T>, const V: usize>(mut self, s: S) {
+    fn run_blocks<B: Simd<T>, const G: usize>(mut self, s: B) {
         let (rows, channels) = self.u.dim();
         let states = self.b.ncols();
-        assert_eq!((V * S::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
+        assert_eq!((B::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
         assert_eq!((self.delta.dim(), self.z.dim()), (self.u.dim(), self.u.dim()));
         assert_eq!((self.b.dim(), self.c.dim()), ((rows, states), (rows, states)));
         assert_eq!((self.a.len(), self.state.dim()), (channels * states, (states, channels)));
-        assert!(states < 2 || self.state.strides()[0] == channels as isize);
         assert_eq!((self.delta_bias.len(), self.skip.len()), (channels, channels));
-        for strides in [self.u.strides(), self.delta.strides(), self.z.strides()] {
-            assert!(strides[1] == 1 && strides[0] >= 0);
-        }
+        assert!(
+            self.u.is_standard_layout() && self.delta.is_standard_layout() && self.z.is_standard_layout()
+        );
+        assert!(self.state.is_standard_layout());
         for strides in [self.b.strides(), self.c.strides()] {
             assert!(states < 2 || strides[1] == 1);
             assert!(strides[0] >= 0);
         }
         for start in (0..rows).step_by(TILE_ROWS) {
-            let tile = start..rows.min(start + TILE_ROWS);
+            let end = rows.min(start + TILE_ROWS);
             // SAFETY: the assertions above keep every row, channel and state inside its array.
             unsafe {
-                self.activate::<S, V>(s, tile.clone());
-                self.recur::<S, V>(s, tile);
-            }
-        }
-    }
-
-    /// delta ← softplus(delta + delta_bias), z ← silu(z)
-    #[inline(always)]
-    unsafe fn activate<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
-        let (delta_step, z_step) = (self.delta.strides()[0] as usize, self.z.strides()[0] as usize);
-        // SAFETY: the caller's promise: the rows exist, and `V` vectors of channels.
-        unsafe {
-            for t in rows {
-                for v in 0..V {
-                    let at = v * S::LANES;
-                    let delta = self.delta.as_mut_ptr().add(t * delta_step + at);
-                    let biased = s.add(s.load(delta), s.load(self.delta_bias.as_ptr().add(at)));
-                    s.store(delta, math::softplus(s, biased));
-                    let z = self.z.as_mut_ptr().add(t * z_step + at);
-                    s.store(z, math::silu(s, s.load(z)));
+                let mut t = start;
+                while t + G <= end {
+                    self.activate::<B, G>(s, t);
+                    t += G;
+                }
+                while t < end {
+                    self.activate::<B, 1>(s, t);
+                    t += 1;
+                }
+                for t in start..end {
+                    self.recur::<B, G>(s, t);
                 }
             }
         }
     }
+}
 
-    /// The recurrence, and u ← (s·c + skip·u) · z
+impl<T: Real> Scan<'_, T> {
+    /// delta ← softplus(delta + delta_bias) and z ← silu(z) of `N` rows from row `t`.
     #[inline(always)]
-    unsafe fn recur<S: Simd<T>, const V: usize>(&mut self, s: S, rows: Range<usize>) {
+    unsafe fn activate<B: Simd<T>, const N: usize>(&mut self, s: B, t: usize) {
+        let many = Many::<B, N>(s);
+        // SAFETY: the caller's promise: the rows exist.
+        unsafe {
+            let delta = self.delta.as_mut_ptr().add(t * CHANNEL_BLOCK);
+            let biased = many.add(many.load(delta), [s.load(self.delta_bias.as_ptr()); N]);
+            many.store(delta, math::softplus(many, biased));
+            let z = self.z.as_mut_ptr().add(t * CHANNEL_BLOCK);
+            many.store(z, math::silu(many, many.load(z)));
+        }
+    }
+
+    /// The recurrence at row `t`, and u ← (s·c + skip·u) · z
+    #[inline(always)]
+    unsafe fn recur<B: Simd<T>, const G: usize>(&mut self, s: B, t: usize) {
         let states = self.b.ncols();
-        let (u_step, delta_step) = (self.u.strides()[0] as usize, self.delta.strides()[0] as usize);
-        let z_step = self.z.strides()[0] as usize;
-        // SAFETY: the caller's promise: the rows exist, `V` vectors of channels, and all states.
+        let at = t * CHANNEL_BLOCK;
+        // SAFETY: the caller's promise: the row exists.
         unsafe {
-            for t in rows {
-                let mut u = [s.splat(T::ZERO); V];
-                let (mut delta, mut delta_u) = (u, u);
-                for v in 0..V {
-                    u[v] = s.load(self.u.as_ptr().add(t * u_step + v * S::LANES));
-                    delta[v] = s.load(self.delta.as_ptr().add(t * delta_step + v * S::LANES));
-                    delta_u[v] = s.mul(delta[v], u[v]);
-                }
-                // Two sums, of the even and of the odd states: half the latency.
-                let mut sums = [[s.splat(T::ZERO); V]; 2];
-                for pair in 0..states / 2 {
-                    for (odd, sums) in sums.iter_mut().enumerate() {
-                        self.advance(s, 2 * pair + odd, t, delta, delta_u, sums);
-                    }
-                }
-                if states % 2 == 1 {
-                    self.advance(s, states - 1, t, delta, delta_u, &mut sums[0]);
-                }
-                for v in 0..V {
-                    let at = v * S::LANES;
-                    let skip = s.load(self.skip.as_ptr().add(at));
-                    let sum = s.fma(skip, u[v], s.add(sums[0][v], sums[1][v]));
-                    let gate = s.load(self.z.as_ptr().add(t * z_step + at));
-                    s.store(self.u.as_mut_ptr().add(t * u_step + at), s.mul(sum, gate));
-                }
+            let u = s.load(self.u.as_ptr().add(at));
+            let delta = s.load(self.delta.as_ptr().add(at));
+            let delta_u = s.mul(delta, u);
+            // As many sums as states are worked on together.
+            let mut sums = [s.splat(T::ZERO); G];
+            let mut n = 0;
+            while n + G <= states {
+                sums = self.advance::<B, G>(s, n, t, delta, delta_u, sums);
+                n += G;
             }
+            while n < states {
+                [sums[0]] = self.advance::<B, 1>(s, n, t, delta, delta_u, [sums[0]]);
+                n += 1;
+            }
+            let mut sum = sums[0];
+            for i in 1..G {
+                sum = s.add(sum, sums[i]);
+            }
+            let sum = s.fma(s.load(self.skip.as_ptr()), u, sum);
+            s.store(self.u.as_mut_ptr().add(at), s.mul(sum, s.load(self.z.as_ptr().add(at))));
         }
     }
 
-    /// State `n` of every channel at row `t`: s ← 2^(δ·a)·s + (δ·u)·b, sums ← sums + s·c
+    /// `N` states from state `n` at row `t`: s ← 2^(δ·a)·s + (δ·u)·b, giving sums + s·c
     #[inline(always)]
-    unsafe fn advance<S: Simd<T>, const V: usize>(
+    unsafe fn advance<B: Simd<T>, const N: usize>(
         &mut self,
-        s: S,
+        s: B,
         n: usize,
         t: usize,
-        delta: [S::V; V],
-        delta_u: [S::V; V],
-        sums: &mut [S::V; V],
-    ) {
-        // SAFETY: the caller's promise: the row and the state exist, for `V` vectors of channels.
+        delta: B::V,
+        delta_u: B::V,
+        sums: [B::V; N],
+    ) -> [B::V; N] {
+        let many = Many::<B, N>(s);
+        // SAFETY: the caller's promise: the row and the states exist.
         unsafe {
-            let b = s.splat(*self.b.as_ptr().add(t * self.b.strides()[0] as usize + n));
-            let c = s.splat(*self.c.as_ptr().add(t * self.c.strides()[0] as usize + n));
-            for v in 0..V {
-                let at = n * CHANNEL_BLOCK + v * S::LANES;
-                let state = self.state.as_mut_ptr().add(at);
-                let decay = math::exp2_nonpositive(s, delta[v], s.load(self.a.as_ptr().add(at)));
-                let next = s.fma(decay, s.load(state), s.mul(delta_u[v], b));
-                s.store(state, next);
-                sums[v] = s.fma(next, c, sums[v]);
+            let b_row = self.b.as_ptr().add(t * self.b.strides()[0] as usize + n);
+            let c_row = self.c.as_ptr().add(t * self.c.strides()[0] as usize + n);
+            let (mut b, mut c) = ([delta; N], [delta; N]);
+            for i in 0..N {
+                b[i] = s.splat(*b_row.add(i));
+                c[i] = s.splat(*c_row.add(i));
             }
+            let state = self.state.as_mut_ptr().add(n * CHANNEL_BLOCK);
+            let a = many.load(self.a.as_ptr().add(n * CHANNEL_BLOCK));
+            let decay = math::exp2_nonpositive(many, [delta; N], a);
+            let next = many.fma(decay, many.load(state), many.mul([delta_u; N], b));
+            many.store(state, next);
+            many.fma(next, c, sums)
         }
     }
 }

@@ -79,6 +79,7 @@ impl Simd<f32> for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
+    const CHAINS: usize = 4;
 
     memory!(f32, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps);
     intrinsics! {
@@ -115,6 +116,7 @@ impl Simd<f64> for Avx2 {
     type V = __m256d;
     const LANES: usize = 4;
     const TILE_ROWS: usize = 6;
+    const CHAINS: usize = 4;
 
     memory!(f64, _mm256_set1_pd, _mm256_loadu_pd, _mm256_storeu_pd);
     intrinsics! {
@@ -151,6 +153,7 @@ impl Simd<f32> for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
+    const CHAINS: usize = 4;
 
     memory!(f32, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps);
     intrinsics! {
@@ -191,6 +194,7 @@ impl Simd<f64> for Avx512 {
     type V = __m512d;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 12;
+    const CHAINS: usize = 4;
 
     memory!(f64, _mm512_set1_pd, _mm512_loadu_pd, _mm512_storeu_pd);
     intrinsics! {
