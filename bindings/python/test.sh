@@ -11,13 +11,13 @@ cd "$root"
 build=$(mkdir -p "${CARGO_TARGET_DIR:-target}/bindings/python" && cd "${CARGO_TARGET_DIR:-target}/bindings/python" && pwd)
 
 skip() {
-    echo "skipped: python: $1"
+    echo "skipped: $1"
     [ "${CI:-}" = true ] && exit 1
     exit 77
 }
 
 python=$(tests/toolchains/python.sh 2> "$build/toolchain.log") || skip "$(tail -n 1 "$build/toolchain.log")"
-command -v pkg-config > /dev/null || skip "pkg-config is missing"
+command -v pkg-config > /dev/null || skip "python: pkg-config is missing"
 
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 unset LITE_MAMBA_LIBRARY PYTHONPATH

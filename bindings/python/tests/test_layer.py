@@ -361,6 +361,7 @@ def test_bfloat16_is_the_one_of_ml_dtypes(layer):
         ("D", ["a"] * 12, TypeError, "<U1"),
         ("E", np.zeros(12, np.float32), lm.NotFoundError, '"E"'),
         ("D\0", np.zeros(12, np.float32), ValueError, "NUL"),
+        (3, np.zeros(12, np.float32), TypeError, "name is 3; it must be a string"),
         ("", np.zeros(12, np.float32), KeyError, '""'),
     ],
 )

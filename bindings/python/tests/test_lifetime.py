@@ -192,14 +192,14 @@ def test_nothing_leaks():
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    config = Config(128, layer_idx=0)  # about 0.5 MB
+    config = Config(128, layer_idx=0)  # like its caches, about a megabyte
 
     def use():
         layer = Layer(config)
         cache = Cache(layer, 64)
         cache.clone().states["ssm_state"]
-        params = InferenceParams()
-        layer.forward(random(1, 2, 128), inference_params=params)
+        params = InferenceParams(64)
+        layer.forward(random(64, 2, 128), inference_params=params)
         layer.load_state_dict(layer.state_dict())
         for refused in (
             lambda: Layer(Config(128, d_conv=0)),

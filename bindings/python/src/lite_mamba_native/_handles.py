@@ -35,7 +35,7 @@ class Handle:
         if free:
             self._finalizer = weakref.finalize(self, free, pointer)
             # At exit a daemon thread may still be inside a call.
-            self._finalizer.atexit = False
+            self._finalizer.atexit = False  # type: ignore[misc, unused-ignore]
 
     @property
     def closed(self) -> bool:

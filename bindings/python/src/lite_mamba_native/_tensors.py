@@ -42,11 +42,12 @@ class _Tensors(Mapping[str, FloatArray]):
         NotFoundError
             A KeyError: there is none of this name.
         """
+        c_name = text("name", name)
         own_name = self._own_name(name)
         if own_name not in self._infos:
             with self._handle.shared as pointer:
                 # The library has the words for it.
-                check(self._get(pointer, text("name", name), None, 0))
+                check(self._get(pointer, c_name, None, 0))
         return self._infos[own_name]
 
     def __getitem__(self, name: str) -> FloatArray:

@@ -104,6 +104,8 @@ def size(name: str, value: int, least: int = 0) -> int:
 
 def text(name: str, value: str | bytes) -> bytes:
     """`value` as UTF-8, to which C adds the NUL."""
+    if not isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} is {value!r}; it must be a string")
     encoded = value.encode() if isinstance(value, str) else value
     if b"\0" in encoded:
         raise ValueError(f"{name} is {value!r}; it must not contain a NUL")
