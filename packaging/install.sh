@@ -4,8 +4,8 @@
 #     install.sh [--uninstall] BUILT PREFIX
 #
 # BUILT holds the libraries as cargo names them, and in licenses/ what third_party.py wrote, if that is to be
-# installed. DESTDIR stands before every path that is written. LIBDIR, below the prefix, is lib. PC_PREFIX
-# is the prefix that the pkg-config file names: PREFIX if not given.
+# installed. DESTDIR stands before every path that is written. LIBDIR is a directory in the prefix, lib if
+# not given; PC_PREFIX the prefix that the pkg-config file names, PREFIX if not given.
 set -euo pipefail
 uninstall=
 [ "${1:-}" != --uninstall ] || { uninstall=yes && shift; }
@@ -14,6 +14,7 @@ built=$1 prefix=${2%/}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 libdir=${LIBDIR:-lib}
+case $libdir in */*) echo "LIBDIR is $libdir, and must be one directory below the prefix, such as lib64" >&2 && exit 2 ;; esac
 root=${DESTDIR:-}$prefix
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 abi=$(sed -n 's/^#define LM_ABI_VERSION //p' include/lite_mamba.h)
@@ -51,9 +52,8 @@ if [ -e "$built/liblite_mamba.dylib" ]; then
 elif [ -e "$built/lite_mamba.dll" ]; then
     private="-lkernel32 -lntdll -luserenv -lws2_32"
     put 755 "$built/lite_mamba.dll" bin/lite_mamba.dll
-    # The import library under the name that -llite_mamba finds; the static one beside it.
-    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.lib"
-    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba_static.lib"
+    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.dll.lib"
+    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba.lib"
 elif [ -n "$uninstall" ] || [ -e "$built/liblite_mamba.so" ]; then
     put 755 "$built/liblite_mamba.so" "$libdir/liblite_mamba.so.$version"
     point "liblite_mamba.so.$version" "$libdir/liblite_mamba.so.$abi"
