@@ -36,10 +36,10 @@ demo: release
 
 # Under sudo there is often no cargo: what was built before is then installed.
 install: $(if $(shell command -v $(CARGO)),release notices)
-	packaging/install.sh $(BUILT) $(PREFIX)
+	packaging/install.sh $(BUILT) $(abspath $(PREFIX))
 
 uninstall:
-	packaging/install.sh --uninstall $(BUILT) $(PREFIX)
+	packaging/install.sh --uninstall $(BUILT) $(abspath $(PREFIX))
 
 dist: cargo
 	packaging/dist.sh

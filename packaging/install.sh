@@ -32,7 +32,7 @@ put() {
         install -m "$1" "$2" "$root/$3"
     fi
 }
-# link TARGET PLACE
+# point FILE PLACE: a link there, to a file beside it.
 point() {
     rm -f "$root/$2"
     [ -n "$uninstall" ] || ln -s "$1" "$root/$2"
@@ -42,27 +42,30 @@ fill() {
         -e "s|@ABI_VERSION@|$abi|" -e "s|@LIBS_PRIVATE@|$private|" "$1" > "$work/filled"
 }
 
-private="-lm -lpthread -ldl"
-if [ -e "$built/liblite_mamba.dylib" ]; then
-    private=
-    put 755 "$built/liblite_mamba.dylib" "$libdir/liblite_mamba.$version.dylib"
-    point "liblite_mamba.$version.dylib" "$libdir/liblite_mamba.$abi.dylib"
-    point "liblite_mamba.$abi.dylib" "$libdir/liblite_mamba.dylib"
-    put 644 "$built/liblite_mamba.a" "$libdir/liblite_mamba.a"
-elif [ -e "$built/lite_mamba.dll" ]; then
-    private="-lkernel32 -lntdll -luserenv -lws2_32"
-    put 755 "$built/lite_mamba.dll" bin/lite_mamba.dll
-    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.dll.lib"
-    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba.lib"
-elif [ -n "$uninstall" ] || [ -e "$built/liblite_mamba.so" ]; then
+# Whether a system's library is there; to uninstall, all systems' are meant.
+has() { [ -n "$uninstall" ] || [ -e "$built/$1" ]; }
+
+private=
+if has liblite_mamba.so; then
+    private="-lm -lpthread -ldl"
     put 755 "$built/liblite_mamba.so" "$libdir/liblite_mamba.so.$version"
     point "liblite_mamba.so.$version" "$libdir/liblite_mamba.so.$abi"
     point "liblite_mamba.so.$abi" "$libdir/liblite_mamba.so"
     put 644 "$built/liblite_mamba.a" "$libdir/liblite_mamba.a"
-else
-    echo "no library in $built: build it first" >&2
-    exit 1
 fi
+if has liblite_mamba.dylib; then
+    put 755 "$built/liblite_mamba.dylib" "$libdir/liblite_mamba.$version.dylib"
+    point "liblite_mamba.$version.dylib" "$libdir/liblite_mamba.$abi.dylib"
+    point "liblite_mamba.$abi.dylib" "$libdir/liblite_mamba.dylib"
+    put 644 "$built/liblite_mamba.a" "$libdir/liblite_mamba.a"
+fi
+if has lite_mamba.dll; then
+    private="-lkernel32 -lntdll -luserenv -lws2_32 -ldbghelp"
+    put 755 "$built/lite_mamba.dll" bin/lite_mamba.dll
+    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.dll.lib"
+    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba.lib"
+fi
+[ -n "$uninstall" ] || has liblite_mamba.so || has liblite_mamba.dylib || has lite_mamba.dll || { echo "no library in $built: build it first" >&2 && exit 1; }
 
 put 644 include/lite_mamba.h include/lite_mamba.h
 fill packaging/lite_mamba.pc.in
