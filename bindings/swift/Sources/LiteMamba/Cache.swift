@@ -35,7 +35,7 @@ public final class Cache {
     public convenience init(for layer: Layer, batch: Int = 1, dtype: DType? = nil) throws(LiteMambaError) {
         try requireSize(batch, "batch")
         self.init(
-            owning: try LiteMamba.handle { cache in
+            owning: try makeHandle { cache in
                 withExtendedLifetime(layer) { lm_alloc_cache(layer.handle, batch, 0, dtype.cValue, cache) }
             })
     }
@@ -60,7 +60,7 @@ public final class Cache {
     ///
     /// The copy shares nothing with this cache, so it may go to another task.
     public func copy() throws(LiteMambaError) -> sending Cache {
-        let handle = try LiteMamba.handle { copy in withHandle { lm_cache_clone($0, copy) } }
+        let handle = try makeHandle { copy in withHandle { lm_cache_clone($0, copy) } }
         // The new handle is bound to nothing of the old one's, which the compiler cannot see.
         nonisolated(unsafe) let copy = Cache(owning: handle)
         return copy
@@ -145,7 +145,7 @@ public final class Cache {
         try values.withBuffer { values throws(LiteMambaError) in try setState(name, to: values) }
     }
 
-    /// Replaces a state, as ``setState(_:to:)-([Float])``, without an array.
+    /// Replaces a state, as the form on arrays does.
     public func setState(_ name: String, to values: UnsafeBufferPointer<Float>) throws(LiteMambaError) {
         try requireText(name, "name")
         try check(withHandle { lm_cache_set_state($0, name, values.baseAddress, values.count) })

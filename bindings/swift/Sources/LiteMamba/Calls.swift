@@ -10,8 +10,8 @@ func check(_ status: lm_status) throws(LiteMambaError) {
     if status != 0 { throw LiteMambaError(status: status) }
 }
 
-/// The handle that a call stored through its last argument.
-func handle(
+/// The handle that `create` stored.
+func makeHandle(
     _ create: (UnsafeMutablePointer<OpaquePointer?>) -> lm_status
 ) throws(LiteMambaError) -> OpaquePointer {
     var handle: OpaquePointer?

@@ -22,7 +22,7 @@ public final class InferenceParameters {
     /// Creates an empty collection of caches for `batch` sequences.
     public init(batch: Int = 1) throws(LiteMambaError) {
         try requireSize(batch, "batch")
-        handle = try LiteMamba.handle { lm_inference_params_create(batch, 0, $0) }
+        handle = try makeHandle { lm_inference_params_create(batch, 0, $0) }
         self.batch = batch
     }
 

@@ -87,7 +87,10 @@ public final class Layer: Sendable {
 
     /// Creates a layer from a safetensors file's content, as ``init(contentsOf:prefix:configuration:)``.
     ///
-    /// - Parameter data: The bytes, such as a `Data`, a `[UInt8]` or an `UnsafeRawBufferPointer`. They are not kept.
+    /// - Parameters:
+    ///   - data: The bytes, such as a `Data`, a `[UInt8]` or an `UnsafeRawBufferPointer`. They are not kept.
+    ///   - prefix: What the layer's names begin with.
+    ///   - configuration: As the file's metadata has it if `nil`.
     public convenience init(
         data: some ContiguousBytes, prefix: String? = nil, configuration: Configuration? = nil
     ) throws(LiteMambaError) {

@@ -28,8 +28,8 @@ extension Layer {
         for count in Set(parameters.map(\.count)) {
             do throws(LiteMambaError) {
                 return try values(name, count)
-            } catch where error.code == .shapeMismatch {
-                continue
+            } catch {
+                if error.code != .shapeMismatch { throw error }
             }
         }
         return try values(name, 0)
@@ -142,7 +142,7 @@ extension Layer {
             try values.withBuffer { values throws(LiteMambaError) in try setParameter(name, to: values) }
         }
 
-        /// Replaces a parameter, as ``setParameter(_:to:)-([Float])``, without an array.
+        /// Replaces a parameter, as the form on arrays does.
         public mutating func setParameter(
             _ name: String, to values: UnsafeBufferPointer<Float>
         ) throws(LiteMambaError) {
@@ -157,8 +157,9 @@ extension Layer {
         ///   - name: As in ``Layer/parameters``, or its other name.
         ///   - dtype: The type; `nil` is the parameter's own.
         ///   - bytes: The values, at any alignment.
-        /// - Throws: As ``setParameter(_:to:)-([Float])``; the size in bytes must be that of the parameter's values in
-        ///   that type.
+        /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name;
+        ///   ``LiteMambaError/Code-swift.struct/shapeMismatch`` unless the buffer has exactly the size of the parameter's
+        ///   values in that type; ``LiteMambaError/Code-swift.struct/outOfMemory``.
         public mutating func setParameter(
             _ name: String, as dtype: DType?, to bytes: UnsafeRawBufferPointer
         ) throws(LiteMambaError) {

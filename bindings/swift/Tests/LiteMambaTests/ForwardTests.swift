@@ -18,7 +18,9 @@ import Testing
         #expect(bits(array) == bits(y))
 
         var inPlace = x
-        try inPlace.withUnsafeMutableBufferPointer { try layer.forward(UnsafeBufferPointer($0), batch: batch, into: $0) }
+        try inPlace.withUnsafeMutableBufferPointer {
+            try layer.forward(UnsafeBufferPointer($0), batch: batch, into: $0)
+        }
         #expect(bits(inPlace) == bits(y))
 
         var same = x
@@ -91,14 +93,17 @@ import Testing
         let none = try Cache(for: layer, batch: 0)
         #expect(none.batch == 0)
         #expect(try layer.step([], cache: none).isEmpty)
-        try layer.forward(UnsafeBufferPointer(start: nil, count: 0), into: UnsafeMutableBufferPointer(start: nil, count: 0))
+        try layer.forward(
+            UnsafeBufferPointer(start: nil, count: 0), into: UnsafeMutableBufferPointer(start: nil, count: 0))
     }
 
     @Test func wrongSizesDoNotCross() throws {
         let layer = try makeLayer()
         let cache = try Cache(for: layer, batch: 2)
         let x = makeInput(24)
-        expectError(.shapeMismatch, "x has 24 values; with a batch of 2 and a d_model of 8 it must have a multiple of 16") {
+        expectError(
+            .shapeMismatch, "x has 24 values; with a batch of 2 and a d_model of 8 it must have a multiple of 16"
+        ) {
             _ = try layer.forward(x, batch: 2)
         }
         expectError(.shapeMismatch, "a multiple of 16") { _ = try layer.forward(x, cache: cache) }
@@ -127,7 +132,8 @@ import Testing
         buffer.withUnsafeMutableBufferPointer { buffer in
             expectError(.invalidArgument, "overlap") {
                 try layer.forward(
-                    UnsafeBufferPointer(rebasing: buffer[..<16]), into: UnsafeMutableBufferPointer(rebasing: buffer[1...]))
+                    UnsafeBufferPointer(rebasing: buffer[..<16]),
+                    into: UnsafeMutableBufferPointer(rebasing: buffer[1...]))
             }
         }
         #expect(buffer == makeInput(17))

@@ -28,7 +28,12 @@ struct Golden: CustomStringConvertible, Sendable {
         struct Entry: Decodable {
             let dtype: String
             let shape: [Int]
-            let data_offsets: [Int]
+            let offsets: [Int]
+
+            enum CodingKeys: String, CodingKey {
+                case dtype, shape
+                case offsets = "data_offsets"
+            }
         }
         let file = try Data(contentsOf: url)
         let length = file.prefix(8).reversed().reduce(0) { $0 << 8 | Int($1) }
@@ -39,7 +44,7 @@ struct Golden: CustomStringConvertible, Sendable {
         for (name, value) in object where name != "__metadata__" {
             let entry = try JSONDecoder().decode(Entry.self, from: JSONSerialization.data(withJSONObject: value))
             precondition(entry.dtype == "F32")
-            let bytes = data.dropFirst(entry.data_offsets[0]).prefix(entry.data_offsets[1] - entry.data_offsets[0])
+            let bytes = data.dropFirst(entry.offsets[0]).prefix(entry.offsets[1] - entry.offsets[0])
             let values = [Float](unsafeUninitializedCapacity: bytes.count / 4) { buffer, count in
                 count = bytes.copyBytes(to: buffer) / 4
             }

@@ -93,7 +93,8 @@ import Testing
 
             expectError(.notFound, "nowhere") { _ = try Layer(contentsOf: url, prefix: "nowhere") }
             expectError(.shapeMismatch, "tensor \"A_log\"") {
-                _ = try Layer(contentsOf: url, configuration: Configuration(.stcn, dModel: 9, convDilations: [1, 2, 4]))
+                _ = try Layer(
+                    contentsOf: url, configuration: Configuration(.stcn, dModel: 9, convDilations: [1, 2, 4]))
             }
             expectError(.format, "data is cut short") { _ = try Layer(data: data.prefix(100)) }
             expectError(.format, "data is cut short") { _ = try Layer(data: Data()) }
