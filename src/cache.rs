@@ -334,7 +334,11 @@ impl Cache {
         match first_bad {
             None => Ok(()),
             Some(i) if lanes[i] >= batch => {
-                fail!(InvalidArgument, "lanes[{i}] is {}; the cache has a batch of {batch}", lanes[i])
+                fail!(
+                    InvalidArgument,
+                    "lanes[{i}] is {}; it must be below {batch}, the cache's batch",
+                    lanes[i]
+                )
             }
             Some(i) => fail!(InvalidArgument, "lanes[{i}] is {}, which is there already", lanes[i]),
         }

@@ -11,7 +11,7 @@ use crate::memory;
 /// Refuses NULL and misaligned pointers.
 pub(super) fn check<T>(pointer: *const T, name: &str) -> Result<()> {
     if pointer.is_null() {
-        fail!(NullPointer, "{name} is NULL");
+        fail!(NullPointer, "{name} is NULL; it must not be");
     }
     if !pointer.is_aligned() {
         fail!(InvalidArgument, "{name} is {pointer:p}; it must be aligned to {} bytes", align_of::<T>());

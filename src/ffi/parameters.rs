@@ -153,7 +153,7 @@ pub unsafe extern "C" fn lm_get_parameter_typed(
         let name = string(name, "name")?;
         let out = slice_mut(out.cast::<u8>(), bytes, "out")?;
         let dtype = typed(layer, dtype)?;
-        let mut values = typed_values(name, dtype, bytes)?;
+        let mut values = typed_values(layer, name, dtype, bytes)?;
         layer.get_parameter(name, &mut values)?;
         match dtype {
             DType::F32 => write_as(&values, out, |v| v.to_ne_bytes()),
@@ -190,7 +190,7 @@ pub unsafe extern "C" fn lm_set_parameter_typed(
         let name = string(name, "name")?;
         let given = slice(values.cast::<u8>(), bytes, "values")?;
         let dtype = typed(layer, dtype)?;
-        let mut values = typed_values(name, dtype, bytes)?;
+        let mut values = typed_values(layer, name, dtype, bytes)?;
         match dtype {
             DType::F32 => read_as(given, &mut values, f32::from_ne_bytes),
             DType::F64 => read_as(given, &mut values, |b| f64::from_ne_bytes(b) as f32),
@@ -207,17 +207,23 @@ fn typed(layer: &Layer, dtype: u32) -> Result<DType> {
     enumerated(dtype, &[&default[..], &DTYPES].concat(), ErrorKind::InvalidArgument, "dtype")
 }
 
-/// Room for the f32 values that `bytes` bytes of `dtype` are.
-fn typed_values(name: &str, dtype: DType, bytes: usize) -> Result<Buffer<f32>> {
+/// Room for the f32 values of a parameter that is `bytes` bytes of `dtype`.
+fn typed_values(layer: &Layer, name: &str, dtype: DType, bytes: usize) -> Result<Buffer<f32>> {
     let size = match dtype {
         DType::F64 => 8,
         DType::F32 => 4,
         DType::Bf16 | DType::F16 => 2,
     };
-    if !bytes.is_multiple_of(size) {
-        fail!(ShapeMismatch, "bytes is {bytes}; {name} in that type takes a multiple of {size}");
+    let info = layer.parameter(name)?;
+    let expected = info.count() * size;
+    if bytes != expected {
+        fail!(
+            ShapeMismatch,
+            "bytes is {bytes}; {name} has shape {:?} and {expected} bytes in that type",
+            info.shape
+        );
     }
-    Buffer::zeroed(name, bytes / size)
+    Buffer::zeroed(name, info.count())
 }
 
 fn write_as<const N: usize>(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut4, Axis, s};
 
 use super::workspace::Workspace;
 use super::{Layer, Variant};
@@ -67,6 +67,51 @@ pub(super) struct Sequences<'a> {
     pub lanes: Option<&'a [usize]>,
 }
 
+/// Some channels on their way through the stages of one thread.
+struct Chunk<'a> {
+    /// The first block of them.
+    first: usize,
+    state: Part<'a, f32>,
+    /// Room for two intermediate results.
+    scratch: &'a mut [f32],
+}
+
+/// How blocks of channels are shared out: so many to a thread, which takes a chunk of them at a time.
+struct Shares {
+    share: usize,
+    chunk: usize,
+    scratch_len: usize,
+}
+
+impl Shares {
+    fn new(blocks: usize, rows: usize, panel: usize, workers: &Workers, workspace: &Workspace<f32>) -> Self {
+        let scratch_len = workspace.scratch_len();
+        let share = share(blocks, panel, workers.count().min(workspace.threads()));
+        let fitting = scratch_len / 2 / (rows * CHANNEL_BLOCK);
+        Shares { share, chunk: share.min(fitting.max(panel) / panel * panel), scratch_len }
+    }
+
+    /// Calls `work` with every chunk of channels and its part of `tensor`, (any, blocks, rows, channels).
+    fn for_each(
+        &self,
+        workers: &Workers,
+        mut tensor: ArrayViewMut4<f32>,
+        state: &mut Part<'_, f32>,
+        scratch: &mut [f32],
+        work: impl Fn(Chunk<'_>, ArrayViewMut4<f32>) + Send + Sync,
+    ) {
+        let Shares { share, chunk, scratch_len } = *self;
+        let shares = tensor.axis_chunks_iter_mut(Axis(1), share).zip(state.parts(share));
+        let shares = shares.zip(scratch.chunks_mut(scratch_len)).enumerate();
+        workers.for_each(shares, |(i, ((mut tensor, mut state), scratch))| {
+            let chunks = tensor.axis_chunks_iter_mut(Axis(1), chunk).zip(state.parts(chunk));
+            for (j, (tensor, state)) in chunks.enumerate() {
+                work(Chunk { first: i * share + j * chunk, state, scratch }, tensor);
+            }
+        });
+    }
+}
+
 impl Layer {
     /// Takes all tokens through the stages, a block of rows at a time. The rows are the tokens of the first
     /// sequence, then those of the second, and so on; a block holds the pieces of as many as it covers.
@@ -124,85 +169,59 @@ impl Layer {
         let (rows, branches) = (block.len(), self.dims.branches);
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
-        let panel = p.in_proj_x.panel_blocks();
-        let share = share(blocks, panel, workers.count().min(workspace.threads()));
-        let scratch_len = workspace.scratch_len();
-        let chunk = share.min((scratch_len / 2 / (rows * CHANNEL_BLOCK)).max(panel) / panel * panel);
+        let shares = Shares::new(blocks, rows, p.in_proj_x.panel_blocks(), workers, workspace);
         let Workspace { u, branches: apart, projected, scratch, segments, .. } = workspace;
+        let mut channels = state.all();
 
         // x = in_proj_x(h), u = the front end of x
         let h = Input::Rows(tokens.input(block.clone(), self.dims.d_model));
-        let mut v = match self.config.variant {
+        let v = match self.config.variant {
             Variant::Dpwc => view4_mut(apart, [branches, blocks, rows, CHANNEL_BLOCK]),
             _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
         };
-        let mut all = state.all();
-        let shares = v.axis_chunks_iter_mut(Axis(1), share).zip(all.parts(share));
-        workers.for_each(
-            shares.zip(scratch.chunks_mut(scratch_len)).enumerate(),
-            |(i, ((mut v, mut state), scratch))| {
-                let chunks = v.axis_chunks_iter_mut(Axis(1), chunk).zip(state.parts(chunk));
-                for (j, (v, state)) in chunks.enumerate() {
-                    self.front(i * share + j * chunk, h, segments, state, scratch, v);
-                }
-            },
-        );
+        shares.for_each(workers, v, &mut channels, scratch, |chunk, v| self.front(chunk, h, segments, v));
         if let Some(pointwise) = &p.pointwise {
             let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
             pointwise.apply(workers, v, Output::Blocks(view3_mut(u, [blocks, rows, CHANNEL_BLOCK])));
         }
-        let mut u = view3_mut(u, [blocks, rows, CHANNEL_BLOCK]);
 
         // [r, B, C] = x_proj(u)
         let wide = [rows, dt_rank + 2 * d_state];
-        p.x_proj.apply(workers, Input::Blocks(u.view()), Output::Rows(view2_mut(projected, wide)));
+        let inner = [blocks, rows, CHANNEL_BLOCK];
+        p.x_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(view2_mut(projected, wide)));
         let projected = view2(projected, wide);
 
         // z = in_proj_z(h), δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
-        let shares = u.axis_chunks_iter_mut(Axis(0), share).zip(all.parts(share));
-        workers.for_each(
-            shares.zip(scratch.chunks_mut(scratch_len)).enumerate(),
-            |(i, ((mut u, mut state), scratch))| {
-                let chunks = u.axis_chunks_iter_mut(Axis(0), chunk).zip(state.parts(chunk));
-                for (j, (u, state)) in chunks.enumerate() {
-                    self.back(i * share + j * chunk, h, projected, segments, state, scratch, u);
-                }
-            },
-        );
+        let y = view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]);
+        shares.for_each(workers, y, &mut channels, scratch, |chunk, u| {
+            self.back(chunk, h, projected, segments, u)
+        });
 
         // out = out_proj(y)
         let out = tokens.output(block, self.dims.d_model);
-        p.out_proj.apply(workers, Input::Blocks(u.view()), Output::Rows(out));
+        p.out_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(out));
     }
 
-    /// The input projection of the blocks of channels from `first`, and their convolutions: into `v`,
-    /// (1, blocks, rows, channels), or (branches, blocks, rows, channels) where a product is still to come.
-    fn front(
-        &self,
-        first: usize,
-        h: Input<'_, f32>,
-        segments: &[Segment],
-        mut state: Part<'_, f32>,
-        scratch: &mut [f32],
-        mut v: ArrayViewMut4<f32>,
-    ) {
+    /// The input projection of a chunk of channels and their convolutions: into `v`, (1, blocks, rows, channels),
+    /// or (branches, blocks, rows, channels) where a product is still to come.
+    fn front(&self, chunk: Chunk<'_>, h: Input<'_, f32>, segments: &[Segment], mut v: ArrayViewMut4<f32>) {
         let p = &self.parameters;
+        let Chunk { first, mut state, scratch } = chunk;
         let (_, blocks, rows, channels) = v.dim();
         let branches = self.dims.branches;
-        let mut x = view4_mut(scratch, [1, blocks, rows, channels]);
-        if self.config.variant != Variant::Stcn {
-            let mut x = x.index_axis_move(Axis(0), 0);
-            p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(x.view_mut()));
-            p.conv.apply(first, 0..branches, &p.gates, segments, x.view(), state.history(0), v);
-            return;
-        }
-        // Each branch's output is the next one's input; the last one ends in `v`.
         let mut v = v.view_mut();
-        if branches.is_multiple_of(2) {
+        let mut x = view4_mut(scratch, [1, blocks, rows, channels]);
+        let stacked = self.config.variant == Variant::Stcn;
+        // Stacked, each branch's output is the next one's input, and the last one ends in `v`.
+        if stacked && branches.is_multiple_of(2) {
             std::mem::swap(&mut x, &mut v);
         }
-        let input = Output::Blocks(x.index_axis_mut(Axis(0), 0));
-        p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, input);
+        p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(x.index_axis_mut(Axis(0), 0)));
+        if !stacked {
+            let x = x.index_axis(Axis(0), 0);
+            p.conv.apply(first, 0..branches, &p.gates, segments, x, state.history(0), v);
+            return;
+        }
         for i in 0..branches {
             let input = x.index_axis(Axis(0), 0);
             p.conv.apply(first, i..i + 1, &p.gates[i..=i], segments, input, state.history(i), v.view_mut());
@@ -210,20 +229,20 @@ impl Layer {
         }
     }
 
-    /// The gate and the time step of the blocks of channels from `first`, and their scan: `u`, (blocks, rows,
-    /// channels), becomes y.
+    /// The gate and the time step of a chunk of channels, and their scan: `u`, (1, blocks, rows, channels), becomes
+    /// y.
     fn back(
         &self,
-        first: usize,
+        chunk: Chunk<'_>,
         h: Input<'_, f32>,
         projected: ArrayView2<f32>,
         segments: &[Segment],
-        mut state: Part<'_, f32>,
-        scratch: &mut [f32],
-        u: ArrayViewMut3<f32>,
+        u: ArrayViewMut4<f32>,
     ) {
         let p = &self.parameters;
+        let Chunk { first, mut state, scratch } = chunk;
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
+        let u = u.index_axis_move(Axis(0), 0);
         let (z, delta) = scratch.split_at_mut(scratch.len() / 2);
         let (mut z, mut delta) = (view3_mut(z, u.dim().into()), view3_mut(delta, u.dim().into()));
         let r = Input::Rows(projected.slice_move(s![.., ..dt_rank]));

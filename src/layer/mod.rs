@@ -161,7 +161,11 @@ impl Layer {
         Ok(())
     }
 
-    fn find(&self, name: &str, count: usize) -> Result<&ParameterInfo> {
+    /// What there is to know of a parameter. The alias `conv1d.*` of branch 0 is understood.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name.
+    pub fn parameter(&self, name: &str) -> Result<&ParameterInfo> {
         let canonical = canonical_name(self.config.variant, name);
         let Some(info) = self.infos.iter().find(|info| info.name == canonical) else {
             fail!(
@@ -170,6 +174,11 @@ impl Layer {
                 self.config.variant.name()
             );
         };
+        Ok(info)
+    }
+
+    fn find(&self, name: &str, count: usize) -> Result<&ParameterInfo> {
+        let info = self.parameter(name)?;
         if count != info.count() {
             fail!(
                 ShapeMismatch,
