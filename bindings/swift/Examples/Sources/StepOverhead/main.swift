@@ -1,5 +1,6 @@
 // What a step through the package costs over the C call, in ns: `swift run -c release StepOverhead`.
-// The layer is tiny, so that the call can be seen; the best of many short runs counts.
+// With a batch of 0 nothing is computed, and the call itself can be seen; a batch of 1 shows it beside the smallest
+// layer's work. The best of many short runs counts.
 
 import CLiteMamba
 import LiteMamba
@@ -15,11 +16,11 @@ func check(_ status: lm_status) {
     if status != 0 { fatalError(String(cString: lm_last_error())) }
 }
 
-func measure() throws {
+func measure(batch: Int) throws {
     var configuration = Configuration(dModel: 1)
     configuration.dState = 1
     let layer = try Layer(configuration)
-    let cache = try Cache(for: layer)
+    let cache = try Cache(for: layer, batch: batch)
 
     var cConfiguration = lm_config()
     var cLayer: OpaquePointer?
@@ -28,14 +29,14 @@ func measure() throws {
     cConfiguration.d_model = configuration.dModel
     cConfiguration.d_state = configuration.dState
     check(lm_create(&cConfiguration, &cLayer))
-    check(lm_alloc_cache(cLayer, 1, 0, 0, &cCache))
+    check(lm_alloc_cache(cLayer, batch, 0, 0, &cCache))
     defer {
         lm_free_cache(cCache)
         lm_destroy(cLayer)
     }
 
-    let x: [Float] = [0.5]
-    var y: [Float] = [0]
+    let x = [Float](repeating: 0.5, count: batch)
+    var y = x
     var best = [Double](repeating: .infinity, count: 4)
     for _ in 0..<500 {
         // In turns, so that what disturbs one disturbs the others too.
@@ -53,8 +54,9 @@ func measure() throws {
     }
     let names = ["lm_step", "step on buffers", "step into an array", "step to a new array"]
     for (name, time) in zip(names, best) {
-        print("\(name): \(Int(time.rounded())) ns, \(Int((time - best[0]).rounded())) ns over lm_step")
+        print("batch \(batch), \(name): \(Int(time.rounded())) ns, \(Int((time - best[0]).rounded())) ns over lm_step")
     }
 }
 
-try measure()
+try measure(batch: 0)
+try measure(batch: 1)
