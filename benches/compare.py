@@ -6,6 +6,7 @@ Needs nothing but Python and the shared libraries. The cases are those of benche
 """
 
 import argparse
+import array
 import ctypes
 import os
 import statistics
@@ -64,13 +65,14 @@ class Call:
         self.lib = lib
         config = Config()
         self.check(lib.lm_config_init(ctypes.byref(config), ctypes.c_size_t(ctypes.sizeof(config))))
-        array = (ctypes.c_size_t * len(dilations))(*dilations)
+        branches = (ctypes.c_size_t * len(dilations))(*dilations)
         config.variant, config.d_model, config.d_conv = variant, d_model, d_conv
-        config.conv_dilations, config.num_conv_dilations = array, len(dilations)
+        config.conv_dilations, config.num_conv_dilations = branches, len(dilations)
         self.layer, self.cache = ctypes.c_void_p(), ctypes.c_void_p()
         self.check(lib.lm_create(ctypes.byref(config), ctypes.byref(self.layer)))
         count = self.batch * max(self.seqlen, 1) * d_model
-        self.x = (ctypes.c_float * count)(*((i * 7919 % 2003) / 1001 - 1 for i in range(count)))
+        noise = array.array("f", ((i * 7919 % 2003) / 1001 - 1 for i in range(2003)))
+        self.x = (ctypes.c_float * count).from_buffer(noise * (count // len(noise) + 1))
         self.y = (ctypes.c_float * count)()
         if self.seqlen == 0:
             batch = ctypes.c_size_t(self.batch)
