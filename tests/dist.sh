@@ -39,8 +39,8 @@ if [ "$(uname)" = Linux ]; then
     ! grep -qE '\.(debug|symtab)' <<< "$(readelf -SW "$library")" || fail "the library is not stripped"
     glibc=$(readelf -VW "$library" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -1)
     [ "$(printf '%s\nGLIBC_2.17\n' "$glibc" | sort -V | tail -1)" = GLIBC_2.17 ] || fail "the library needs $glibc"
-    for place in "$HOME" "$PWD"; do
-        ! grep -raqF "$place/" "$prefix" || fail "$(grep -ralF "$place/" "$prefix") has a path of this machine"
+    for place in "$HOME/" "$PWD/src/" "$PWD/target/"; do
+        ! grep -raqF "$place" "$prefix/lib" || fail "$(grep -ralF "$place" "$prefix/lib") has a path of this machine"
     done
     ok "library: $(size "$library") bytes, needs $glibc; ${needed//$'\n'/ }"
     ok "static library: $(size "$prefix/lib/liblite_mamba.a") bytes"
