@@ -22,7 +22,7 @@ fi
 cat "$build/log" >&2
 
 export PATH=$toolchain:$PATH PKG_CONFIG_PATH=$prefix/lib/pkgconfig LITE_MAMBA_PREFIX=$prefix
-unset SWIFTFLAGS
+unset LD_LIBRARY_PATH DYLD_LIBRARY_PATH # which would win over the rpath
 
 say() { echo "== swift: $*"; }
 

@@ -153,10 +153,7 @@ extension Layer {
         into y: UnsafeMutableBufferPointer<Float>
     ) throws(LiteMambaError) {
         try requireTokens(lanes.count, "lanes.count", x, y)
-        for i in lanes.indices where lanes[i] < 0 {
-            throw LiteMambaError(
-                .invalidArgument, "lanes[\(i)] is \(lanes[i]); the cache has a batch of \(cache.batch)")
-        }
+        for i in lanes.indices where lanes[i] < 0 { try requireSize(lanes[i], "lanes[\(i)]") }
         try withHandles(self, cache) { layer, cache in
             lm_step_lanes(layer, x.baseAddress, lanes.baseAddress, lanes.count, cache, y.baseAddress)
         }

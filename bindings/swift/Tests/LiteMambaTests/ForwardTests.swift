@@ -69,13 +69,13 @@ import Testing
         #expect(bits(Array(second[..<d])) != bits(Array(y[..<d])))
 
         #expect(try layer.step([], lanes: [], cache: cache).isEmpty)
-        expectError(.invalidArgument, "lanes[1] is 2, which is there already") {
+        expectError(.invalidArgument, "lanes[1] is 2") {
             _ = try layer.step(x, lanes: [2, 2], cache: cache)
         }
-        expectError(.invalidArgument, "lanes[1] is 3; the cache has a batch of 3") {
+        expectError(.invalidArgument, "lanes[1] is 3") {
             _ = try layer.step(x, lanes: [2, 3], cache: cache)
         }
-        expectError(.invalidArgument, "lanes[0] is -1; the cache has a batch of 3") {
+        expectError(.invalidArgument, "lanes[0] is -1; it must not be negative") {
             _ = try layer.step(x, lanes: [-1, 2], cache: cache)
         }
         expectError(.shapeMismatch, "x has 16 values; it must have lanes.count * d_model, 1 * 8") {
@@ -125,7 +125,7 @@ import Testing
         let x = makeInput(16)
         let wide = try Layer(Configuration(dModel: 16))
         expectError(.shapeMismatch, "cache") { _ = try layer.forward(x, cache: try Cache(for: wide)) }
-        expectError(.shapeMismatch, "batch is 1; cache was made for a batch of 2") {
+        expectError(.shapeMismatch, "batch is 1") {
             _ = try layer.forward(x, batch: 1, cache: try Cache(for: layer, batch: 2))
         }
         var buffer = makeInput(17)
