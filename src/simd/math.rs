@@ -1,9 +1,9 @@
 //! Vector e^v and 2^v of what is not positive, `softplus` and `silu`.
 //!
 //! Largest distance from the correctly rounded result in f32, over all arguments and with every instruction
-//! set (see the ignored exhaustive test): e^v 1 ulp, the others 2 ulp. NaN, infinities and denormal results
-//! are as IEEE 754 has them; below −88.7, where e^−v is infinite, `silu` is −0 as in PyTorch. The polynomials
-//! are minimax fits, those of e^v and 2^v in f64 Taylor's.
+//! set (see the ignored exhaustive test): e^v 1 ulp, 2^v and `silu` 2 ulp, `softplus` 3 ulp. NaN, infinities
+//! and denormal results are as IEEE 754 has them; below −88.7, where e^−v is infinite, `silu` is −0 as in
+//! PyTorch. The polynomials are minimax fits, those of e^v and 2^v in f64 Taylor's.
 
 use super::{Real, Simd};
 
@@ -216,7 +216,7 @@ mod tests {
 
     impl Float for f32 {
         const BOUNDS: [(Function, i64); 4] =
-            [(ExpNonpositive, 1), (Exp2Nonpositive, 2), (Softplus, 2), (Silu, 2)];
+            [(ExpNonpositive, 1), (Exp2Nonpositive, 2), (Softplus, 3), (Silu, 2)];
         const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
         const OVERFLOW: f64 = 88.7;
         fn position(self) -> i64 {
