@@ -13,6 +13,8 @@ pub mod scan;
 pub mod system;
 pub mod team;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -80,9 +82,9 @@ pub trait Simd<T>: Copy {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c − a · b`, in one rounding where the instruction set has it.
     fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The smaller lane; `b` where either is NaN.
+    /// The smaller lane; NaN where `b` is.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The larger lane; `b` where either is NaN.
+    /// The larger lane; NaN where `b` is.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `−v`
     fn neg(self, v: Self::V) -> Self::V;
@@ -186,23 +188,23 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Isa {
     /// Every instruction set that this processor has, the fastest first; the portable one is always there.
     pub fn available() -> Vec<Isa> {
-        let mut all = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if x86::has_avx512() {
-                all.push(Isa(Kind::Avx512));
-            }
-            if x86::has_avx2() {
-                all.push(Isa(Kind::Avx2));
-            }
-        }
-        all.push(Isa(Kind::Portable));
-        all
+        let kinds = [
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, x86::has_avx512()),
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx2, x86::has_avx2()),
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, true),
+            (Kind::Portable, true),
+        ];
+        kinds.into_iter().filter(|(_, here)| *here).map(|(kind, _)| Isa(kind)).collect()
     }
 
     /// What layers are created with: the fastest, or the one that `LITE_MAMBA_ISA` names if the processor
@@ -220,7 +222,7 @@ impl Isa {
         })
     }
 
-    /// `portable`, `avx2` or `avx512`: what `LITE_MAMBA_ISA` takes.
+    /// `portable`, `avx2`, `avx512` or `neon`: what `LITE_MAMBA_ISA` takes.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
@@ -228,6 +230,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
         }
     }
 
@@ -249,6 +253,8 @@ macro_rules! real {
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
                     Kind::Avx512 => unsafe { x86::dispatch_avx512(kernel) },
+                    #[cfg(target_arch = "aarch64")]
+                    Kind::Neon => kernel.run(neon::Neon),
                 }
             }
             fn lanes(isa: Isa) -> usize {

@@ -71,9 +71,9 @@ fn read_control() -> FpControl {
 #[cfg(target_arch = "x86_64")]
 fn write_control(control: FpControl) {
     // SAFETY: `control` was read from MXCSR or is its documented default, so no reserved bit is set.
-    unsafe {
-        core::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, preserves_flags, readonly))
-    };
+    // Neither `readonly` nor `nomem`, here and below: what is computed from memory and into it stays on its
+    // side of the change.
+    unsafe { core::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, preserves_flags)) };
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -87,7 +87,7 @@ fn read_control() -> FpControl {
 #[cfg(target_arch = "aarch64")]
 fn write_control(control: FpControl) {
     // SAFETY: `control` was read from FPCR or is its default.
-    unsafe { core::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("msr fpcr, {}", in(reg) control, options(nostack, preserves_flags)) };
 }
 
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
