@@ -70,12 +70,10 @@ fi
 put 644 include/lite_mamba.h include/lite_mamba.h
 fill packaging/lite_mamba.pc.in
 put 644 "$work/filled" "$libdir/pkgconfig/lite_mamba.pc"
-if [ -e bindings/cpp/include/lite_mamba.hpp ]; then
-    put 644 bindings/cpp/include/lite_mamba.hpp include/lite_mamba.hpp
-    put 644 bindings/cpp/cmake/lite_mamba-config.cmake "$libdir/cmake/lite_mamba/lite_mamba-config.cmake"
-    fill bindings/cpp/cmake/lite_mamba-config-version.cmake.in
-    put 644 "$work/filled" "$libdir/cmake/lite_mamba/lite_mamba-config-version.cmake"
-fi
+put 644 bindings/cpp/include/lite_mamba.hpp include/lite_mamba.hpp
+put 644 bindings/cpp/cmake/lite_mamba-config.cmake "$libdir/cmake/lite_mamba/lite_mamba-config.cmake"
+fill bindings/cpp/cmake/lite_mamba-config-version.cmake.in
+put 644 "$work/filled" "$libdir/cmake/lite_mamba/lite_mamba-config-version.cmake"
 put 644 examples/c/quickstart.c share/doc/lite-mamba/examples/quickstart.c
 put 644 LICENSE share/licenses/lite-mamba/LICENSE
 for notice in THIRD-PARTY-LICENSES.txt rust-standard-library.html lite-mamba.cdx.json; do
