@@ -75,6 +75,7 @@ put 644 bindings/cpp/cmake/lite_mamba-config.cmake "$libdir/cmake/lite_mamba/lit
 fill bindings/cpp/cmake/lite_mamba-config-version.cmake.in
 put 644 "$work/filled" "$libdir/cmake/lite_mamba/lite_mamba-config-version.cmake"
 put 644 examples/c/quickstart.c share/doc/lite-mamba/examples/quickstart.c
+put 644 examples/c/stream.c share/doc/lite-mamba/examples/stream.c
 put 644 LICENSE share/licenses/lite-mamba/LICENSE
 for notice in THIRD-PARTY-LICENSES.txt rust-standard-library.html lite-mamba.cdx.json; do
     [ -z "$uninstall$(ls "$built/licenses/$notice" 2> /dev/null)" ] ||

@@ -14,15 +14,26 @@ fn names<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     text.split(|c| !is_name(c)).filter(|word| word.starts_with(prefix)).collect()
 }
 
+/// The first program of a language in a text.
+fn program(text: &str, language: &str) -> String {
+    let (_, rest) = text.split_once(&format!("```{language}\n")).expect("a program");
+    rest.split_once("```").expect("its end").0.to_owned()
+}
+
+/// Those that the tests of each language compile and run.
 #[test]
-fn the_first_c_program_is_the_example() {
+fn programs_are_those_that_are_tested() {
     let readme = read("README.md");
-    let (_, rest) = readme.split_once("```c\n").expect("a C program");
-    let (program, _) = rest.split_once("```").expect("its end");
-    assert!(
-        program == read("examples/c/quickstart.c"),
-        "the README's program is not examples/c/quickstart.c"
-    );
+    for (language, file) in [
+        ("c", "examples/c/stream.c"),
+        ("cpp", "bindings/cpp/examples/streaming.cpp"),
+        ("python", "bindings/python/examples/token_by_token.py"),
+    ] {
+        assert_eq!(program(&readme, language), read(file), "README.md beside {file}");
+    }
+    for (language, file) in [("go", "bindings/go/README.md"), ("swift", "bindings/swift/README.md")] {
+        assert_eq!(program(&readme, language), program(&read(file), language), "README.md beside {file}");
+    }
 }
 
 #[test]
@@ -63,8 +74,9 @@ fn every_name_exists() {
         list.dedup();
     }
     assert_eq!(documented, variables);
-    // Links to files lead somewhere.
-    for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+    // Links to files lead somewhere; what looks like one inside a program is none.
+    let prose: String = readme.split("```").step_by(2).collect();
+    for link in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         assert!(fs::exists(format!("{}/{link}", env!("CARGO_MANIFEST_DIR"))).unwrap(), "no file {link}");
     }
 }

@@ -39,7 +39,7 @@ fi
 cd "$here"
 "$venv/bin/ruff" check --no-cache .
 "$venv/bin/ruff" format --no-cache --check .
-"$venv/bin/mypy" --cache-dir "$build/mypy" src examples/stream.py
+"$venv/bin/mypy" --cache-dir "$build/mypy" src examples/stream.py examples/token_by_token.py
 
 # By name, so that no other copy on this machine is tested in its place; the tests of finding it go without.
 case $(uname) in
@@ -47,7 +47,7 @@ Darwin) name=liblite_mamba.1.dylib ;;
 *) name=liblite_mamba.so.1 ;;
 esac
 LITE_MAMBA_LIBRARY=$libdir/$name "$venv/bin/python" -m pytest -q
-for example in stream forecast; do
+for example in token_by_token stream forecast; do
     "$venv/bin/python" "examples/$example.py"
 done
 

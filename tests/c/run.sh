@@ -56,17 +56,18 @@ for program in arguments behaviour fork; do
     "${c[@]}" "tests/c/$program.c" -o "$built/$program" "${link[@]}"
     "${c[@]}" "tests/c/$program.c" -o "$built/${program}_static" "${static[@]}"
 done
+"${c[@]}" examples/c/quickstart.c -o "$built/quickstart" "${link[@]}"
 "${c[@]}" tests/c/dlclose.c -o "$built/dlclose" -ldl
 
 # The README's first program, compiled in its own words.
-cp examples/c/quickstart.c "$built"
+cp examples/c/stream.c "$built"
 words=$(sed -n 's/^    \(cc .*\)/\1/p' README.md)
 [ "$(wc -l <<< "$words")" -ge 2 ] || fail "the README has no shared and static cc"
 while read -r line; do
-    rm -f "$built/quickstart"
+    rm -f "$built/stream"
     echo "\$ $line"
     (cd "$built" && PREFIX=$prefix bash -euc "cc() { command $CC \"\$@\"; }; $line") || fail "the README's $line"
-    run "quickstart" "$built/quickstart"
+    run "stream" "$built/stream"
 done <<< "$words"
 
 # Declarations may hide in headers that others include first.
@@ -75,7 +76,7 @@ for language in c c++; do
 done
 passed "header alone"
 
-programs=(header header_cpp arguments behaviour fork {header_cpp,arguments,behaviour,fork}_static)
+programs=(header header_cpp quickstart arguments behaviour fork {header_cpp,arguments,behaviour,fork}_static)
 for program in "${programs[@]}"; do
     run "$program" "$built/$program"
 done

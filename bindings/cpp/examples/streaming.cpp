@@ -1,5 +1,4 @@
-// A layer reads a token at a time; its cache remembers what came before.
-#include <cmath>
+// A stream of tokens through a layer, each on from what came before.
 #include <cstdio>
 #include <exception>
 #include <lite_mamba.hpp>
@@ -10,13 +9,13 @@ int main() try {
     config.d_model = 32;
     config.conv_dilations = {1, 2, 4};
     const lite_mamba::layer layer(config);
-    lite_mamba::cache cache(layer, 1);
+    lite_mamba::cache cache(layer, 1); // the state of one stream
 
-    std::vector<float> x(layer.d_model()), y(layer.d_model());
+    std::vector<float> token(32);
     for (int t = 0; t < 6; ++t) {
-        for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(0.3F * float(t) + 0.7F * float(i));
-        layer.step(x, cache, y);
-        std::printf("token %d: y[0] = %+.6f\n", t, double(y[0]));
+        token[0] = float(t);
+        layer.step(token, cache, token); // in place
+        std::printf("%d %.4f %.4f %.4f\n", t, double(token[0]), double(token[1]), double(token[2]));
     }
 } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());

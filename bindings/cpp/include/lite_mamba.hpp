@@ -424,15 +424,13 @@ inline result<void> checked(const char* argument, const std::string& text) noexc
     return failure(status::invalid_argument, message);
 }
 
-inline result<void> not_empty(const char* argument, const void* handle) noexcept {
-    if (handle != nullptr) return {};
+inline failure moved_from(const char* argument) noexcept {
     char message[96];
     std::snprintf(message, sizeof message, "%s was moved from; it must hold something", argument);
     return failure(status::null_pointer, message);
 }
 
-inline result<void> same_size(std::size_t x, std::size_t y) noexcept {
-    if (x == y) return {};
+inline failure other_size(std::size_t x, std::size_t y) noexcept {
     char message[128];
     std::snprintf(message, sizeof message, "y has %zu values; it must have as many as x, %zu", y, x);
     return failure(status::shape_mismatch, message);
@@ -925,7 +923,7 @@ public:
     void forward(span<const float> x, cache_ref& cache, span<float> y) const { try_forward(x, cache, y).value(); }
     /// As forward.
     result<void> try_forward(span<const float> x, cache_ref& cache, span<float> y) const noexcept {
-        if (auto done = detail::not_empty("cache", cache.native_handle()); !done) return done;
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
         const std::size_t batch = cache.batch();
         return computed(x, batch, y, [&](std::size_t seqlen) {
             return lm_forward(handle_.get(), x.data(), batch, seqlen, cache.native_handle(), y.data());
@@ -941,7 +939,7 @@ public:
     }
     /// As forward.
     result<void> try_forward(span<const float> x, inference_params& params, span<float> y) const noexcept {
-        if (auto done = detail::not_empty("params", params.native_handle()); !done) return done;
+        if (params.native_handle() == nullptr) return detail::moved_from("params");
         return computed(x, params.batch(), y, [&](std::size_t seqlen) {
             return lm_forward_inference(handle_.get(), x.data(), params.batch(), seqlen, params.native_handle(), y.data());
         });
@@ -956,7 +954,7 @@ public:
     void step(span<const float> x, cache_ref& cache, span<float> y) const { try_step(x, cache, y).value(); }
     /// As step.
     result<void> try_step(span<const float> x, cache_ref& cache, span<float> y) const noexcept {
-        if (auto done = detail::not_empty("cache", cache.native_handle()); !done) return done;
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
         if (auto done = one_token_each(x, "batch", cache.batch(), y); !done) return done;
         return detail::checked(lm_step(handle_.get(), x.data(), cache.native_handle(), y.data()));
     }
@@ -1089,7 +1087,7 @@ private:
     // x and y are (batch, seqlen, d_model). compute: lm_status(seqlen)
     template <class Compute>
     result<void> computed(span<const float> x, std::size_t batch, span<float> y, Compute compute) const noexcept {
-        if (auto done = detail::not_empty("layer", handle_.get()); !done) return done;
+        if (handle_ == nullptr) return detail::moved_from("layer");
         std::size_t seqlen = 0;
         if (!x.empty()) {
             if (batch == 0 || x.size() % batch != 0 || x.size() / batch % d_model_ != 0) {
@@ -1102,20 +1100,21 @@ private:
             }
             seqlen = x.size() / batch / d_model_;
         }
-        if (auto done = detail::same_size(x.size(), y.size()); !done) return done;
+        if (y.size() != x.size()) return detail::other_size(x.size(), y.size());
         return detail::checked(compute(seqlen));
     }
 
     // x and y are (count, d_model).
     result<void> one_token_each(span<const float> x, const char* name, std::size_t count, span<float> y) const noexcept {
-        if (auto done = detail::not_empty("layer", handle_.get()); !done) return done;
+        if (handle_ == nullptr) return detail::moved_from("layer");
         if (x.size() % d_model_ != 0 || x.size() / d_model_ != count) {
             char message[192];
             std::snprintf(message, sizeof message, "x has %zu values; it must have %s * d_model, %zu * %zu", x.size(), name,
                           count, d_model_);
             return failure(status::shape_mismatch, message);
         }
-        return detail::same_size(x.size(), y.size());
+        if (y.size() != x.size()) return detail::other_size(x.size(), y.size());
+        return {};
     }
 
     std::unique_ptr<lm_layer, detail::freeing> handle_;

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
-#include <regex>
 #include <set>
 
 #include "check.hpp"
@@ -35,18 +35,28 @@ tensors read_safetensors(const std::filesystem::path& path) {
     const char* const data = content.data() + 8 + header_size;
     const std::size_t data_size = content.size() - 8 - header_size;
 
-    static const std::regex entry(
-        R"re("([^"]+)": \{"data_offsets": \[(\d+), (\d+)\], "dtype": "F32", "shape": \[([0-9, ]*)\]\})re");
-    static const std::regex number("[0-9]+");
+    // "name": {"data_offsets": [0, 8], "dtype": "F32", "shape": [1, 2]}
+    static const std::string before = "\": {\"data_offsets\": [", between = "], \"dtype\": \"F32\", \"shape\": [";
     tensors all;
-    for (std::sregex_iterator match(header.begin(), header.end(), entry), end; match != end; ++match) {
-        tensor& t = all[(*match)[1]];
-        const std::string shape = (*match)[4];
+    for (std::size_t at = 0; (at = header.find(before, at)) != std::string::npos;) {
+        const std::size_t quote = header.rfind('"', at - 1);
+        const std::string name = header.substr(quote + 1, at - quote - 1);
+        const char* text = header.c_str() + (at += before.size());
+        const auto number = [&text] {
+            char* end = nullptr;
+            const auto value = std::strtoull(text, &end, 10);
+            text = end;
+            return std::size_t(value);
+        };
+        const std::size_t first = number();
+        text += 2;
+        const std::size_t last = number();
+        CHECK_THAT(between.compare(0, between.size(), text, between.size()) == 0, name);
+        text += between.size();
+        tensor& t = all[name];
         std::size_t count = 1;
-        for (std::sregex_iterator size(shape.begin(), shape.end(), number); size != end; ++size)
-            count *= t.shape.emplace_back(std::stoul(size->str()));
-        const std::size_t first = std::stoul((*match)[2]), last = std::stoul((*match)[3]);
-        CHECK_THAT(last <= data_size && last - first == count * sizeof(float), path.string() + " " + (*match)[1].str());
+        for (; *text != ']'; text += *text == ',' ? 2 : 0) count *= t.shape.emplace_back(number());
+        CHECK_THAT(last <= data_size && last - first == count * sizeof(float), path.string() + " " + name);
         t.values.resize(count);
         std::memcpy(t.values.data(), data + first, last - first);
     }

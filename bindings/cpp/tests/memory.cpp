@@ -12,15 +12,22 @@ bool exhausted = false;
 
 } // namespace
 
-void* operator new(std::size_t size) {
+// Not inlined: gcc would take the pair for mismatched.
+#ifdef __GNUC__
+#define NOINLINE __attribute__((noinline))
+#else
+#define NOINLINE
+#endif
+
+NOINLINE void* operator new(std::size_t size) {
     ++allocations;
     if (exhausted) throw std::bad_alloc();
     void* const memory = std::malloc(size);
     if (memory == nullptr) throw std::bad_alloc();
     return memory;
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
+NOINLINE void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 int main() {
     lite_mamba::config config;
