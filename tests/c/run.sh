@@ -59,6 +59,8 @@ done
 "${c[@]}" examples/c/quickstart.c -o "$built/quickstart" "${link[@]}"
 "${c[@]}" tests/c/dlclose.c -o "$built/dlclose" -ldl
 
+"${c[@]}" tests/c/golden.c -o "$built/golden" "${link[@]}"
+
 # The README's first program, compiled in its own words.
 cp examples/c/stream.c "$built"
 words=$(sed -n 's/^    \(cc .*\)/\1/p' README.md)
@@ -82,6 +84,10 @@ for program in "${programs[@]}"; do
 done
 for program in "${programs[@]}"; do
     run "$program, portable" env LITE_MAMBA_ISA=portable "$built/$program"
+done
+
+for isa in "" portable; do
+    run "golden files${isa:+, $isa}" env LITE_MAMBA_ISA=$isa "$built/golden" tests/golden/*.safetensors
 done
 
 run dlclose "$built/dlclose" "$library"
