@@ -14,7 +14,7 @@ TARGET := $(abspath $(CARGO_TARGET_DIR))
 BUILT := $(TARGET)/built
 DEMO := $(TARGET)/demo
 
-.PHONY: help demo install uninstall dist test test-dist bench header abi clean cargo release notices tools rust-tests install-tests abi-tests
+.PHONY: help demo install uninstall dist test test-dist bench bench-peers header abi clean cargo release notices tools rust-tests install-tests abi-tests
 
 help:
 	@echo "make demo       forecast CO2 with a streamed model, from C; draws a plot"
@@ -23,7 +23,7 @@ help:
 	@echo "make dist       the archive that is shipped, in target/dist"
 	@echo "make test       everything that is tested"
 	@echo "make test-dist  the tests of all languages, against the unpacked archive"
-	@echo "make bench      measure speed"
+	@echo "make bench      measure speed; bench-peers: beside PyTorch, installed into target/peers"
 	@echo "make header     remake include/lite_mamba.h from src/ffi"
 	@echo "make abi        remake packaging/abi after a compatible change of the C ABI"
 	@echo "make clean      remove what was built"
@@ -51,6 +51,11 @@ test-dist: dist
 
 bench: cargo
 	$(CARGO) bench --locked
+
+bench-peers: release
+	python3 -m venv $(TARGET)/peers
+	$(TARGET)/peers/bin/pip install -q lite-mamba==0.2.6 einops numpy safetensors torch
+	$(TARGET)/peers/bin/python benches/peers.py $(TARGET)/release/liblite_mamba.so
 
 header: cargo
 	LITE_MAMBA_UPDATE_HEADER=1 $(CARGO) test --locked --test header
