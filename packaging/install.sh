@@ -4,8 +4,8 @@
 #     install.sh [--uninstall] BUILT PREFIX
 #
 # BUILT holds the libraries as cargo names them, and in licenses/ what third_party.py wrote, if that is to be
-# installed. DESTDIR stands before every path that is written. LIBDIR is a directory in the prefix, lib if
-# not given; PC_PREFIX the prefix that the pkg-config file names, PREFIX if not given.
+# installed. DESTDIR stands before every path that is written. LIBDIR is a place in the prefix, lib if not
+# given; PC_PREFIX the prefix that the pkg-config file names, PREFIX if not given.
 set -euo pipefail
 uninstall=
 [ "${1:-}" != --uninstall ] || { uninstall=yes && shift; }
@@ -14,7 +14,9 @@ built=$1 prefix=${2%/}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 libdir=${LIBDIR:-lib}
-case $libdir in */*) echo "LIBDIR is $libdir, and must be one directory below the prefix, such as lib64" >&2 && exit 2 ;; esac
+case $libdir in
+    /* | */*/*) echo "LIBDIR is $libdir, and must be a place in the prefix, such as lib64 or lib/TRIPLET" >&2 && exit 2 ;;
+esac
 root=${DESTDIR:-}$prefix
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 abi=$(sed -n 's/^#define LM_ABI_VERSION //p' include/lite_mamba.h)
@@ -62,8 +64,9 @@ fi
 if has lite_mamba.dll; then
     private="-lkernel32 -lntdll -luserenv -lws2_32 -ldbghelp"
     put 755 "$built/lite_mamba.dll" bin/lite_mamba.dll
-    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.dll.lib"
-    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba.lib"
+    # The import library under the name that -llite_mamba finds, the static one beside it.
+    put 644 "$built/lite_mamba.dll.lib" "$libdir/lite_mamba.lib"
+    put 644 "$built/lite_mamba.lib" "$libdir/lite_mamba_static.lib"
 fi
 [ -n "$uninstall" ] || has liblite_mamba.so || has liblite_mamba.dylib || has lite_mamba.dll || { echo "no library in $built: build it first" >&2 && exit 1; }
 

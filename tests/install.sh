@@ -9,18 +9,18 @@ fail() {
     exit 1
 }
 
-packaged=(make --no-print-directory "DESTDIR=$root" PREFIX=/opt/lm LIBDIR=lib64)
+packaged=(make --no-print-directory "DESTDIR=$root" PREFIX=/opt/lm LIBDIR=lib/any-triplet)
 # As under sudo: without cargo.
 "${packaged[@]}" install CARGO=no-cargo
 (cd "$root" && find . -type f -o -type l) | sort
-for file in include/lite_mamba.{h,hpp} lib64/liblite_mamba.a lib64/pkgconfig/lite_mamba.pc \
-    lib64/cmake/lite_mamba/lite_mamba-config{,-version}.cmake share/licenses/lite-mamba/LICENSE; do
+for file in include/lite_mamba.{h,hpp} lib/any-triplet/liblite_mamba.a lib/any-triplet/pkgconfig/lite_mamba.pc \
+    lib/any-triplet/cmake/lite_mamba/lite_mamba-config{,-version}.cmake share/licenses/lite-mamba/LICENSE; do
     [ -s "$root/opt/lm/$file" ] || fail "no $file"
 done
-! grep -rq '@[A-Z]' "$root"/opt/lm/lib64 --include="*.pc" --include="*.cmake" || fail "a place is not filled in"
-grep -q "\"$(sed -n 's/^#define LM_VERSION "\(.*\)"/\1/p' include/lite_mamba.h)\"" "$root"/opt/lm/lib64/cmake/*/*-version.cmake ||
+! grep -rq '@[A-Z]' "$root"/opt/lm/lib --include="*.pc" --include="*.cmake" || fail "a place is not filled in"
+grep -q "\"$(sed -n 's/^#define LM_VERSION "\(.*\)"/\1/p' include/lite_mamba.h)\"" "$root"/opt/lm/lib/any-triplet/cmake/*/*-version.cmake ||
     fail "the version of the CMake package"
-grep -qx 'prefix=/opt/lm' "$root/opt/lm/lib64/pkgconfig/lite_mamba.pc" || fail "the prefix of lite_mamba.pc"
+grep -qx 'prefix=/opt/lm' "$root/opt/lm/lib/any-triplet/pkgconfig/lite_mamba.pc" || fail "the prefix of lite_mamba.pc"
 
 mkdir -p "$root/opt/lm/share/doc/other"
 "${packaged[@]}" uninstall
