@@ -17,6 +17,7 @@ mod layer;
 mod memory;
 pub mod ops;
 pub mod simd;
+pub mod tensor;
 pub mod threads;
 pub mod weights;
 
@@ -24,6 +25,6 @@ pub use cache::{Cache, StateInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use inference::InferenceParams;
 pub use layer::{
-    Config, DType, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tokens, Variant, initial_values,
-    parameter_list,
+    Config, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tokens, Variant, initial_values, parameter_list,
 };
+pub use tensor::DType;

@@ -14,8 +14,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::error::{Error, ErrorKind, Result, fail};
-use crate::layer::{Config, DType, Layer, ParameterInfo, Variant, alias_of, canonical_name, parameter_list};
+use crate::layer::{Config, Layer, ParameterInfo, Variant, alias_of, canonical_name, parameter_list};
 use crate::simd::system::DefaultFpEnv;
+use crate::tensor::DType;
 use archive::Archive;
 
 /// Key of the configuration in a file's metadata; followed by a dot and the prefix for one layer of several.

@@ -12,8 +12,9 @@ use super::boundary;
 use super::config::{DTYPES, from_c};
 use super::types::{lm_config, lm_layer, lm_status, lm_tensor_info};
 use crate::error::{ErrorKind, Result, fail};
-use crate::layer::{DType, Layer, ParameterInfo};
+use crate::layer::{Layer, ParameterInfo};
 use crate::memory::Buffer;
+use crate::tensor::DType;
 use crate::weights;
 
 /// Number of parameters that lm_parameter_info describes. 0 for NULL.

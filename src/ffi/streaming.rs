@@ -11,7 +11,7 @@ use super::parameters::tensor_info;
 use super::types::{lm_cache, lm_dtype::LM_DTYPE_DEFAULT, lm_layer, lm_status, lm_tensor_info};
 use crate::cache::Cache;
 use crate::error::{ErrorKind, fail};
-use crate::layer::DType;
+use crate::tensor::DType;
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///

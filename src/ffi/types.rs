@@ -3,7 +3,8 @@
 use crate::cache::Cache;
 use crate::error::ErrorKind;
 use crate::inference::InferenceParams;
-use crate::layer::{DType, Device, DtInit, Layer, Math, Variant};
+use crate::layer::{Device, DtInit, Layer, Math, Variant};
+use crate::tensor::DType;
 
 /// What a function returns: LM_OK or one of the LM_ERR_ codes of `enum lm_status_code`. An integer, so
 /// that a code which a later version adds is an ordinary value too.

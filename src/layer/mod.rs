@@ -9,7 +9,7 @@ mod workspace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use config::{Config, DType, Device, Dims, DtInit, Math, Variant};
+pub use config::{Config, Device, Dims, DtInit, Math, Variant};
 use forward::Sequences;
 pub use forward::Tokens;
 pub use init::initial_values;

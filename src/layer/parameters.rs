@@ -12,7 +12,7 @@ use crate::simd::{Isa, Real};
 /// All parameters of a layer. Matrices exist in packed form only; small tensors that a stage reads in
 /// another form (`A_log`, `conv_gates`, pointwise biases) are kept beside it.
 #[derive(Debug)]
-pub struct Parameters<T> {
+pub struct Parameters<T: Real> {
     d_inner: usize,
     /// The two halves of `in_proj`.
     pub in_proj_x: Linear<T>,
