@@ -25,6 +25,7 @@ pub use cache::{Cache, StateInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use inference::InferenceParams;
 pub use layer::{
-    Config, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tokens, Variant, initial_values, parameter_list,
+    Config, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tensors, Tokens, Variant, initial_values,
+    parameter_list,
 };
-pub use tensor::DType;
+pub use tensor::{DType, Element, TensorView, TensorViewMut};

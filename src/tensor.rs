@@ -118,7 +118,14 @@ macro_rules! each_dtype {
     };
 }
 
-impl<'a> TensorView<'a> {
+pub(crate) use each_dtype;
+
+impl TensorView<'_> {
+    /// The same tensor for a shorter time.
+    pub fn view(&self) -> TensorView<'_> {
+        each_dtype!(TensorView, self, view => Element::any(view.view()))
+    }
+
     /// The sides.
     pub fn dim(&self) -> [usize; 3] {
         each_dtype!(TensorView, self, view => view.dim().into())
@@ -143,12 +150,7 @@ impl<'a> TensorView<'a> {
 impl TensorViewMut<'_> {
     /// The same tensor, to be read.
     pub fn view(&self) -> TensorView<'_> {
-        match self {
-            TensorViewMut::F32(view) => TensorView::F32(view.view()),
-            TensorViewMut::F64(view) => TensorView::F64(view.view()),
-            TensorViewMut::Bf16(view) => TensorView::Bf16(view.view()),
-            TensorViewMut::F16(view) => TensorView::F16(view.view()),
-        }
+        each_dtype!(TensorViewMut, self, view => Element::any(view.view()))
     }
 }
 

@@ -145,8 +145,8 @@ impl Config {
     /// Checks every field and resolves the sizes that follow from them.
     ///
     /// # Errors
-    /// `InvalidConfig` naming the field; `OutOfMemory` if a size overflows; `Unsupported` for a type or
-    /// device that this build cannot run.
+    /// `InvalidConfig` naming the field; `OutOfMemory` if a size overflows; `Cuda` for a device that this build
+    /// cannot run on.
     pub fn dims(&self) -> Result<Dims> {
         positive("d_model", self.d_model)?;
         positive("d_state", self.d_state)?;
@@ -209,9 +209,6 @@ impl Config {
         }
         if self.device == Device::Cuda {
             fail!(Cuda, "device is CUDA; this library was built without CUDA support");
-        }
-        if self.dtype != DType::F32 {
-            fail!(Unsupported, "dtype is {:?}; this version computes layers of type F32 only", self.dtype);
         }
         Dims::new(self, d_inner)
     }

@@ -8,6 +8,7 @@ use crate::memory::{Buffer, product};
 pub use crate::simd::linear::{Input, Output};
 use crate::simd::linear::{Product, panel_width};
 use crate::simd::{Isa, Storage};
+use crate::tensor::Element;
 use crate::threads::{Workers, for_each_chunk};
 
 /// Rows that a thread takes at least when rows are what is shared.
@@ -61,8 +62,8 @@ impl<W: Storage> Linear<W> {
         self.outputs
     }
 
-    /// Writes the weights of one group, row-major (outputs, inputs).
-    pub fn set_weight(&mut self, group: usize, values: &[W]) {
+    /// Writes the weights of one group, row-major (outputs, inputs), rounded to the type they are stored in.
+    pub fn set_weight<T: Element>(&mut self, group: usize, values: &[T]) {
         let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
         let panel_len = width * inputs * self.inputs.count;
@@ -70,13 +71,13 @@ impl<W: Storage> Linear<W> {
             let rows = values.chunks_exact(inputs).skip(panel * width).take(width);
             for (column, row) in rows.enumerate() {
                 let slots = slots[group * inputs * width..].iter_mut().skip(column).step_by(width);
-                slots.zip(row).for_each(|(slot, &value)| *slot = value);
+                slots.zip(row).for_each(|(slot, value)| *slot = value.convert());
             }
         });
     }
 
     /// Reads the weights of one group, row-major (outputs, inputs).
-    pub fn get_weight(&self, group: usize, values: &mut [W]) {
+    pub fn get_weight<T: Element>(&self, group: usize, values: &mut [T]) {
         let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
         let panel_len = width * inputs * self.inputs.count;
@@ -84,7 +85,7 @@ impl<W: Storage> Linear<W> {
             for (column, row) in rows.chunks_exact_mut(inputs).enumerate() {
                 let slots = &self.panels[panel * panel_len + group * inputs * width..];
                 let slots = slots.iter().skip(column).step_by(width);
-                slots.zip(row).for_each(|(&slot, value)| *value = slot);
+                slots.zip(row).for_each(|(slot, value)| *value = slot.convert());
             }
         });
     }
@@ -162,7 +163,6 @@ mod tests {
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
     use crate::ops::{view2, view2_mut, view3, view3_mut};
-    use crate::tensor::Element;
     use half::{bf16, f16};
 
     /// `x · weightᵀ + bias` for (rows, k) and (outputs, k), a sum at a time.
@@ -188,10 +188,10 @@ mod tests {
             let rows = weight.chunks_exact(groups.count * groups.len);
             let part: Vec<f64> =
                 rows.flat_map(|row| &row[group * groups.len..][..groups.len]).copied().collect();
-            linear.set_weight(group, &narrow(&part));
+            linear.set_weight(group, &part);
             let mut read = vec![W::default(); part.len()];
             linear.get_weight(group, &mut read);
-            assert_eq!(read, narrow(&part));
+            assert_eq!(read, narrow::<W>(&part));
         }
         linear.bias_mut().copy_from_slice(&narrow(bias));
         linear
