@@ -106,6 +106,31 @@ element!(f64, F64, |v| v, |v| v);
 element!(bf16, Bf16, bf16::from_f64, bf16::to_f64);
 element!(f16, F16, f16::from_f64, f16::to_f64);
 
+/// The body with `$T` as the type that a [`DType`] names.
+macro_rules! with_dtype {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::tensor::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::tensor::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            $crate::tensor::DType::Bf16 => {
+                type $T = ::half::bf16;
+                $body
+            }
+            $crate::tensor::DType::F16 => {
+                type $T = ::half::f16;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_dtype;
+
 /// The body with `$inner` as what a variant of `$Any`, one for each storage type, holds.
 macro_rules! each_dtype {
     ($Any:ident, $value:expr, $inner:pat => $body:expr) => {

@@ -11,7 +11,6 @@ use super::parameters::tensor_info;
 use super::types::{lm_cache, lm_dtype::LM_DTYPE_DEFAULT, lm_layer, lm_status, lm_tensor_info};
 use crate::cache::Cache;
 use crate::error::{ErrorKind, fail};
-use crate::tensor::DType;
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///
@@ -19,11 +18,12 @@ use crate::tensor::DType;
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
-/// dtype: in which the state is held: LM_DTYPE_DEFAULT, which is F32 for an F32 layer, or that type itself.
+/// dtype: in which the state is held. LM_DTYPE_DEFAULT is the type of the layer's arithmetic, F64 for an F64
+///        layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call then rounds the
+///        states that it leaves, so that how a sequence is cut into calls changes its results.
 /// cache: receives the handle.
 ///
-/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for a type that this version cannot
-/// hold the state in; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
 /// Any number of threads on one layer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_alloc_cache(
@@ -36,13 +36,12 @@ pub unsafe extern "C" fn lm_alloc_cache(
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
-        let dtypes = [&[(LM_DTYPE_DEFAULT as u32, "LM_DTYPE_DEFAULT", DType::F32)], &DTYPES[..]].concat();
-        let state_type = enumerated(dtype, &dtypes, ErrorKind::InvalidArgument, "dtype")?;
-        if state_type != DType::F32 {
-            fail!(Unsupported, "dtype is {dtype}; this version holds the state of an F32 layer in F32 only");
-        }
+        let default = [(LM_DTYPE_DEFAULT as u32, "LM_DTYPE_DEFAULT", layer.arithmetic())];
+        let dtypes = [&default[..], &DTYPES[..]].concat();
+        let dtype = enumerated(dtype, &dtypes, ErrorKind::InvalidArgument, "dtype")?;
         check(cache, "cache")?;
-        give(Cache::new(layer, batch, max_seqlen)?, cache);
+        let _ = max_seqlen;
+        give(Cache::with_dtype(layer, batch, dtype)?, cache);
         Ok(())
     })
 }
@@ -219,11 +218,12 @@ pub unsafe extern "C" fn lm_cache_state_info(
 ) -> lm_status {
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
-        let states = object(cache, "cache")?.states();
+        let cache = object(cache, "cache")?;
+        let states = cache.states();
         let Some(state) = states.get(index) else {
             fail!(InvalidArgument, "index is {index}; this cache has {} states", states.len());
         };
-        let described = tensor_info(&state.name, &state.shape, DType::F32, false, struct_size)?;
+        let described = tensor_info(&state.name, &state.shape, cache.dtype(), false, struct_size)?;
         write_struct(&described, info, struct_size, "info")
     })
 }
