@@ -1,5 +1,7 @@
 //! The streaming state: the last inputs of the convolutions and the state of the state space model.
 
+mod saved;
+
 use std::any::Any;
 use std::ops::Range;
 
@@ -33,10 +35,9 @@ impl<T: Element> State<T> {
     /// `OutOfMemory`
     pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
         let what = format!("the state for a batch of {lanes}");
+        let len = product(&what, &[lanes, lane_rows(config.variant, dims)?, padded(dims.d_inner)])?;
         let mut rows = ring_lengths(config.variant, dims);
         rows.push(dims.d_state);
-        let lane_rows = rows.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n)).unwrap_or(usize::MAX);
-        let len = product(&what, &[lanes, lane_rows, padded(dims.d_inner)])?;
         memory::check_fits(&what, memory::bytes_of::<T>(&what, len)?)?;
         let mut offsets = Vec::new();
         if offsets.try_reserve_exact(lanes).is_err() {
@@ -125,6 +126,28 @@ impl<T> State<T> {
         let rows: usize = self.rows.iter().sum();
         let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
         ((block * self.lanes + lane) * rows + row) * CHANNEL_BLOCK + within
+    }
+
+    /// Where the values of a lane are, tensor by tensor in the reference's layout, (channels, values): the inputs of
+    /// each history, oldest first, then the state of the state space model.
+    fn places(&self, lane: usize) -> impl Iterator<Item = usize> + use<T> {
+        let (channels, lane_rows) = (self.channels, self.rows.iter().sum::<usize>());
+        let (lanes, offset, last) = (self.lanes, self.offsets[lane], self.rows.len() - 1);
+        let mut before = 0;
+        let tensors: Vec<_> = (self.rows.iter().enumerate())
+            .map(|(i, &length)| {
+                let oldest = if i < last { ring_row(offset, length) } else { 0 };
+                before += length;
+                (before - length, length, oldest)
+            })
+            .collect();
+        tensors.into_iter().flat_map(move |(first, length, oldest)| {
+            (0..channels).flat_map(move |channel| {
+                let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+                let start = (block * lanes + lane) * lane_rows + first;
+                (0..length).map(move |i| (start + (oldest + i) % length) * CHANNEL_BLOCK + within)
+            })
+        })
     }
 
     /// Where the input of `age` tokens ago lies in a history, the newest being of age 1.
@@ -258,6 +281,15 @@ fn ring_lengths(variant: Variant, dims: &Dims) -> Vec<usize> {
     match variant {
         Variant::Stcn => dims.conv_state_lens.clone(),
         _ => dims.conv_state_lens.iter().copied().max().into_iter().collect(),
+    }
+}
+
+/// Rows of each lane: those of every history and of the state space model.
+fn lane_rows(variant: Variant, dims: &Dims) -> Result<usize> {
+    let lengths = ring_lengths(variant, dims);
+    match lengths.iter().try_fold(dims.d_state, |sum, &length| sum.checked_add(length)) {
+        Some(rows) => Ok(rows),
+        None => fail!(OutOfMemory, "the state needs more memory than can be had"),
     }
 }
 

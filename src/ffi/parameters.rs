@@ -56,6 +56,29 @@ pub unsafe extern "C" fn lm_parameter_info(
     })
 }
 
+/// Finds a parameter by its name.
+///
+/// name: as lm_parameter_info gives it, or its other name.
+/// index: receives its number for lm_parameter_info.
+///
+/// LM_ERR_NOT_FOUND for another name.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_find_parameter(
+    layer: *const lm_layer,
+    name: *const c_char,
+    index: *mut usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let found = layer.parameter_index(string(name, "name")?)?;
+        check(index, "index")?;
+        *index = found;
+        Ok(())
+    })
+}
+
 /// What C is told of a tensor.
 pub(super) fn tensor_info(
     name: &str,

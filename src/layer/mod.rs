@@ -206,15 +206,23 @@ impl Layer {
     /// # Errors
     /// `NotFound` for an unknown name.
     pub fn parameter(&self, name: &str) -> Result<&ParameterInfo> {
+        Ok(&self.infos[self.parameter_index(name)?])
+    }
+
+    /// Where a parameter is in [`Layer::parameters`]. The alias `conv1d.*` of branch 0 is understood.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name.
+    pub fn parameter_index(&self, name: &str) -> Result<usize> {
         let canonical = canonical_name(self.config.variant, name);
-        let Some(info) = self.infos.iter().find(|info| info.name == canonical) else {
-            fail!(
+        match self.infos.iter().position(|info| info.name == canonical) {
+            Some(index) => Ok(index),
+            None => fail!(
                 NotFound,
                 "name is \"{name}\"; this {} layer has no such parameter",
                 self.config.variant.name()
-            );
-        };
-        Ok(info)
+            ),
+        }
     }
 
     fn find(&self, name: &str, count: usize) -> Result<&ParameterInfo> {
@@ -279,11 +287,10 @@ impl Layer {
         cu_seqlens: &[usize],
         cache: Option<&mut Cache>,
     ) -> Result<()> {
-        let count = check_packed(cu_seqlens)?;
-        let sequences = Sequences::Packed(cu_seqlens);
         let size = "cu_seqlens[num_seqs] · d_model";
-        let len = memory::product(size, &[sequences.rows(), self.dims.d_model])?;
-        self.call(tokens.tensors(size, len, self.dims.d_model)?, sequences, Some(count), cache)
+        let len = memory::product(size, &[packed_total(cu_seqlens)?, self.dims.d_model])?;
+        let tensors = tokens.tensors(size, len, self.dims.d_model)?;
+        self.call(tensors, Sequences::Packed(cu_seqlens), Some(cu_seqlens.len() - 1), cache)
     }
 
     /// One token for each of `lanes`, the sequences of `cache` that are due: `tokens` are (lanes, d_model).
@@ -352,23 +359,19 @@ impl Layer {
     }
 }
 
-/// How many sequences `cu_seqlens` describes.
-fn check_packed(cu_seqlens: &[usize]) -> Result<usize> {
-    let Some((&first, _)) = cu_seqlens.split_first() else {
+/// The tokens of all the sequences that `cu_seqlens` describes.
+pub(crate) fn packed_total(cu_seqlens: &[usize]) -> Result<usize> {
+    let (Some(&first), Some(&total)) = (cu_seqlens.first(), cu_seqlens.last()) else {
         fail!(InvalidArgument, "cu_seqlens is empty; it must have one number more than there are sequences");
     };
     if first != 0 {
         fail!(InvalidArgument, "cu_seqlens[0] is {first}; it must be 0");
     }
     if let Some(i) = (1..cu_seqlens.len()).find(|&i| cu_seqlens[i] < cu_seqlens[i - 1]) {
-        fail!(
-            InvalidArgument,
-            "cu_seqlens[{i}] is {}; it must be at least the one before it, {}",
-            cu_seqlens[i],
-            cu_seqlens[i - 1]
-        );
+        let (here, before) = (cu_seqlens[i], cu_seqlens[i - 1]);
+        fail!(InvalidArgument, "cu_seqlens[{i}] is {here}; it must be at least {before}, the one before it");
     }
-    Ok(cu_seqlens.len() - 1)
+    Ok(total)
 }
 
 /// Holds what a layer takes, packed and unpacked at once, against the machine's memory.
