@@ -136,7 +136,7 @@ fn steps(variant: Variant, d_model: usize, batch: usize, dtype: DType, held: DTy
         assert_eq!(unsafe { lm_step(layer, x.as_ptr(), cache, y.as_mut_ptr()) }, 0);
         // The token first, so that they are converted, and in place.
         let (mut shape, mut strides) = ([batch as i64, d_model as i64], [1, batch as i64]);
-        let both = tensor(y.as_ptr().cast(), 32, &mut shape, &mut strides);
+        let both = tensor(y.as_mut_ptr().cast(), 32, &mut shape, &mut strides);
         // SAFETY: as above.
         assert_eq!(unsafe { lm_step_dlpack(layer, &both, cache, &both, ptr::null_mut()) }, 0);
     };
@@ -182,7 +182,7 @@ fn tensors_of_others(variant: Variant) {
     const BLOCK: usize = 384;
     let name = variant.name();
     let growth = |seqlen: usize, bits: u8, wide: usize, is_backwards: bool| {
-        let layer = layer(variant, D_MODEL);
+        let layer = layer(variant, D_MODEL, DType::F32);
         let x = vec![0.0f64; seqlen * wide];
         let mut y = vec![0.0f32; seqlen * D_MODEL];
         let mut shape = [1, seqlen as i64, D_MODEL as i64];

@@ -214,9 +214,17 @@ fn encode(value: f64, dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => (value as f32).to_ne_bytes().to_vec(),
         DType::F64 => value.to_ne_bytes().to_vec(),
-        DType::Bf16 => bf16::from_f64(value).to_ne_bytes().to_vec(),
-        DType::F16 => f16::from_f64(value).to_ne_bytes().to_vec(),
+        DType::Bf16 => nearest(value, bf16::from_f64(value).to_bits(), |bits| bf16::from_bits(bits).into()),
+        DType::F16 => nearest(value, f16::from_f64(value).to_bits(), |bits| f16::from_bits(bits).into()),
     }
+}
+
+/// The nearest value among those beside `about`; of two, the even one.
+fn nearest(value: f64, about: u16, decode: impl Fn(u16) -> f64) -> Vec<u8> {
+    let beside = [about, about.wrapping_sub(1), about.wrapping_add(1)];
+    let distance = |bits: u16| (decode(bits) - value).abs();
+    let closer = |&a: &u16, &b: &u16| distance(a).total_cmp(&distance(b)).then((a % 2).cmp(&(b % 2)));
+    beside.into_iter().min_by(closer).unwrap().to_ne_bytes().to_vec()
 }
 
 fn decode(bytes: &[u8], dtype: DType) -> f64 {
