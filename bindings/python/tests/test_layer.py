@@ -113,7 +113,6 @@ def test_a_negative_seed_is_the_one_of_torch():
         ({"dt_init": "zero"}, ValueError, "dt_init is 'zero'"),
         ({"layer_idx": -1}, ValueError, "layer_idx is -1"),
         ({"seed": 2**64}, ValueError, "seed is"),
-        ({"dtype": "bfloat16"}, lm.UnsupportedError, "dtype"),
         ({"device": "cuda"}, (lm.UnsupportedError, lm.CudaError), "."),
     ],
 )
@@ -143,6 +142,60 @@ def test_empty_batches_and_sequences(layer):
         assert cache.seqlen_offset == 0
     with Cache(layer, 0) as cache:
         assert layer.step(np.empty((0, 6), np.float32), cache).shape == (0, 6)
+
+
+def test_sequences_of_different_lengths(layer):
+    x, starts = random(9, 6), [0, 4, 4, 9]
+    out = np.empty_like(x)
+    for cu_seqlens in (starts, np.array(starts, np.int32)):
+        assert layer.forward_varlen(x, cu_seqlens, out=out) is out
+        assert np.array_equal(out, np.concatenate([layer(x[:4]), layer(x[4:])]))
+    with Cache(layer, 3) as cache, Cache(layer) as one:
+        for _ in range(2):
+            y = layer.forward_varlen(x, starts, cache)
+            assert np.array_equal(y[4:], layer(x[4:], one))
+    assert layer.forward_varlen(np.empty((0, 6), np.float32), [0]).shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("cu_seqlens", "error", "message"),
+    [
+        ([], ValueError, "cu_seqlens is empty"),
+        ([1, 9], lm.InvalidArgumentError, r"cu_seqlens\[0\] is 1"),
+        ([0, 5, 4, 9], lm.InvalidArgumentError, r"cu_seqlens\[2\] is 4"),
+        ([0, 8], ValueError, r"x has shape \(9, 6\); it must have \(8, 6\)"),
+        ([0, -1], ValueError, "cu_seqlens has -1"),
+        ([0.0, 9.0], TypeError, "cu_seqlens is .*; it must be a sequence of integers"),
+    ],
+)
+def test_packed_sequences_that_are_refused(layer, cu_seqlens, error, message):
+    with pytest.raises(error, match=message):
+        layer.forward_varlen(random(9, 6), cu_seqlens)
+
+
+def test_a_cache_is_saved_and_loaded(layer):
+    x = random(2, 5, 6)
+    with Cache(layer, 2) as cache:
+        layer.forward(x, cache)
+        saved = cache.save()
+        assert type(saved) is bytes
+        for data in (saved, bytearray(saved), memoryview(saved)):
+            with Cache.load(layer, data) as loaded:
+                assert (loaded.batch, loaded.seqlen_offset) == (2, 5)
+                assert np.array_equal(loaded.states["ssm_state"], cache.states["ssm_state"])
+                assert loaded.save() == saved
+        with pytest.raises(lm.FormatError):
+            Cache.load(layer, saved[:-1])
+        with Layer(Config(7)) as other, pytest.raises(lm.ShapeMismatchError):
+            Cache.load(other, saved)
+
+
+def test_a_parameter_is_found_by_both_names(layer):
+    names = list(layer.parameters)
+    assert [layer.parameters.index(name) for name in names] == list(range(len(names)))
+    assert names[layer.parameters.index("conv1d.weight")] == layer.parameters.info("conv1d.weight").name
+    with pytest.raises(KeyError, match="nothing"):
+        layer.parameters.index("nothing")
 
 
 def test_lanes(layer):

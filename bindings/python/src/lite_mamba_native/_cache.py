@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ._abi import DType
 from ._handles import Handle, Owner
 from ._library import check, create, lib
 from ._tensors import States
-from ._values import integer, size
+from ._values import address, integer, size
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from ._layer import Layer
 
 
@@ -86,6 +91,31 @@ class Cache(Owner):
         with self._handle.shared as cache:
             pointer = create(lib.lm_cache_clone, cache)
         return Cache._of(Handle("cache", pointer, lib.lm_free_cache))
+
+    def save(self) -> bytes:
+        """The state, for `load` in this process or another, by this version of the library or a later one."""
+        written = ctypes.c_size_t()
+        with self._handle.shared as cache:
+            check(lib.lm_cache_save(cache, None, 0, written))
+            buffer = ctypes.create_string_buffer(written.value)
+            check(lib.lm_cache_save(cache, buffer, written.value, written))
+        return buffer.raw
+
+    @classmethod
+    def load(cls, layer: Layer, data: Buffer) -> Cache:
+        """The cache that `save` was called on. `layer` is of the variant, shape and type that it was for.
+
+        Raises
+        ------
+        FormatError
+            A ValueError: these are other bytes, or not all of them.
+        ShapeMismatchError
+            A ValueError: the layer is another one.
+        """
+        content = np.frombuffer(memoryview(data), np.uint8)
+        with layer._handle.shared as of:
+            pointer = create(lib.lm_cache_load, of, address(content), content.nbytes)
+        return cls._of(Handle("cache", pointer, lib.lm_free_cache))
 
     def __copy__(self) -> Cache:
         return self.clone()

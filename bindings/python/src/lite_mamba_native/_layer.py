@@ -222,6 +222,42 @@ class Layer(Owner):
 
     __call__ = forward
 
+    def forward_varlen(
+        self,
+        x: Input,
+        cu_seqlens: Sequence[int],
+        cache: Cache | None = None,
+        *,
+        out: FloatArray | None = None,
+    ) -> FloatArray:
+        """The outputs for sequences of different lengths in one call: `forward` of each, to the bit.
+
+        Parameters
+        ----------
+        x
+            (total, d_model), numpy's float32: the sequences one after the other.
+        cu_seqlens
+            Where they begin, and at last the total: 0 first, one number more than there are sequences.
+        cache
+            Of as many sequences, which continue from its state. Without it they begin here.
+        out
+            Of the shape of `x`, to be written and returned. May be `x`.
+        """
+        x, starts = floats("x", x), _sizes("cu_seqlens", cu_seqlens)
+        if not starts.size:
+            raise ValueError("cu_seqlens is empty; it must have one number more than there are sequences")
+        if x.shape != (starts[-1], self._d_model):
+            raise ValueError(f"x has shape {x.shape}; it must have {(int(starts[-1]), self._d_model)}")
+        out = output("out", out, x.shape)
+        sequences = address(x), address(starts), starts.size - 1
+        with self._handle.shared as layer:
+            if cache is None:
+                check(lib.lm_forward_varlen(layer, *sequences, None, address(out)))
+            else:
+                with cache._handle.exclusive as state:
+                    check(lib.lm_forward_varlen(layer, *sequences, state, address(out)))
+        return out
+
     @overload
     def step(self, x: Input, cache: Cache, *, lanes: Sequence[int] | None = ..., out: _Out) -> _Out: ...
     @overload
@@ -254,7 +290,7 @@ class Layer(Owner):
         if lanes is None and not (is_plain(x) and (out is None or is_plain(out))):
             return self._step_dlpack(x, cache, out)
         x = floats("x", x)
-        numbers = None if lanes is None else _lanes(lanes)
+        numbers = None if lanes is None else _sizes("lanes", lanes)
         count = cache._batch if numbers is None else numbers.size
         self._check_token(x.shape, count)
         out = output("out", out, x.shape)
@@ -305,10 +341,10 @@ def _with_file(error: IoError, path: PathLike, needs: Any) -> IoError:
     return error
 
 
-def _lanes(lanes: Sequence[int]) -> npt.NDArray[np.uintp]:
-    numbers = np.asarray(lanes)
+def _sizes(name: str, given: Sequence[int]) -> npt.NDArray[np.uintp]:
+    numbers = np.asarray(given)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise TypeError(f"lanes is {lanes!r}; it must be a sequence of integers")
+        raise TypeError(f"{name} is {given!r}; it must be a sequence of integers")
     if numbers.size and numbers.min() < 0:
-        raise ValueError(f"lanes has {numbers.min()}; it must have none below 0")
+        raise ValueError(f"{name} has {numbers.min()}; it must have none below 0")
     return np.ascontiguousarray(numbers, np.uintp)

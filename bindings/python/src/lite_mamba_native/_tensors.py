@@ -126,6 +126,19 @@ class Parameters(_Tensors):
             check(lib.lm_get_parameter_typed(layer, text("name", name), code, out.ctypes.data, out.nbytes))
         return out
 
+    def index(self, name: str) -> int:
+        """The place of a parameter among all, by either of its names.
+
+        Raises
+        ------
+        NotFoundError
+            A KeyError: there is none of this name.
+        """
+        found = ctypes.c_size_t()
+        with self._handle.shared as layer:
+            check(lib.lm_find_parameter(layer, text("name", name), found))
+        return found.value
+
     def __setitem__(self, name: str, values: Input) -> None:
         self._write({name: self._checked(name, values)})
 
