@@ -103,8 +103,22 @@ macro_rules! element {
 }
 element!(f32, F32, |v| v as f32, f64::from);
 element!(f64, F64, |v| v, |v| v);
-element!(bf16, Bf16, bf16::from_f64, bf16::to_f64);
-element!(f16, F16, f16::from_f64, f16::to_f64);
+// half's own from_f64 drops the last 32 bits before it rounds.
+element!(bf16, Bf16, |v| bf16::from_f32(to_odd(v)), bf16::to_f64);
+element!(f16, F16, |v| f16::from_f32(to_odd(v)), f16::to_f64);
+
+/// The f32 that rounds to a shorter type as `value` does: of the two that it is between, the one whose last bit is set,
+/// so that it is a tie only where `value` is.
+#[inline(always)]
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if back == value || value.is_nan() {
+        return nearest;
+    }
+    let toward_zero = nearest.to_bits() - u32::from(back.abs() > value.abs());
+    f32::from_bits(toward_zero | 1)
+}
 
 /// The body with `$T` as the type that a [`DType`] names.
 macro_rules! with_dtype {
@@ -181,4 +195,55 @@ impl TensorViewMut<'_> {
 
 fn strides(strides: &[isize]) -> [isize; 3] {
     [strides[0], strides[1], strides[2]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every value of a type of 16 bits, and what is around the middle of every two neighbours.
+    fn rounds_to_nearest<T: Element>(from_bits: fn(u16) -> T, infinity: u16, last_ulp: f64) {
+        let value = |bits: u16| {
+            if bits < infinity { from_bits(bits).to_f64() } else { from_bits(bits - 1).to_f64() + last_ulp }
+        };
+        for bits in 0..infinity {
+            let (below, above) = (value(bits), value(bits + 1));
+            let middle = (below + above) / 2.0; // exact
+            let even = if bits % 2 == 0 { bits } else { bits + 1 };
+            let mut cases = vec![(below, bits), (middle, even)];
+            // The next f64 and the next f32 on both sides; all are between the neighbours, but for the least of all.
+            cases.extend([(middle.next_down(), bits), (middle.next_up(), bits + 1)]);
+            let narrow = middle as f32;
+            if f64::from(narrow) == middle {
+                cases.push((narrow.next_up().into(), bits + 1));
+                if narrow.next_down() > 0.0 {
+                    cases.push((narrow.next_down().into(), bits));
+                }
+            }
+            for (from, expected) in cases {
+                assert_eq!(
+                    T::from_f64(from),
+                    from_bits(expected),
+                    "{from:e} between {below:e} and {above:e}"
+                );
+                assert_eq!(T::from_f64(-from).to_f64(), -from_bits(expected).to_f64(), "-{from:e}");
+            }
+        }
+        for huge in [1e39, f64::MAX, f64::INFINITY] {
+            assert_eq!(T::from_f64(huge), from_bits(infinity));
+            assert_eq!(T::from_f64(-huge).to_f64(), f64::NEG_INFINITY);
+        }
+        assert!(T::from_f64(f64::NAN).to_f64().is_nan());
+        assert_eq!(T::from_f64(f64::MIN_POSITIVE), from_bits(0));
+    }
+
+    #[test]
+    fn bf16_is_rounded_to_nearest() {
+        rounds_to_nearest(bf16::from_bits, 0x7f80, f64::powi(2.0, 120));
+    }
+
+    #[test]
+    fn f16_is_rounded_to_nearest() {
+        rounds_to_nearest(f16::from_bits, 0x7c00, 32.0);
+    }
 }

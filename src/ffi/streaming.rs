@@ -3,7 +3,8 @@
 use std::ffi::{c_char, c_void};
 
 use super::arguments::{
-    check, enumerated, give, object, object_mut, slice, slice_mut, string, take_back, tokens, write_struct,
+    check, enumerated, give, object, object_mut, slice, slice_in_memory, slice_mut, string, take_back,
+    tokens, write_struct,
 };
 use super::boundary;
 use super::config::DTYPES;
@@ -328,7 +329,7 @@ pub unsafe extern "C" fn lm_forward_varlen(
         if num_seqs == 0 {
             return Ok(());
         }
-        let cu_seqlens = slice(cu_seqlens, num_seqs.saturating_add(1), "cu_seqlens")?;
+        let cu_seqlens = slice_in_memory(cu_seqlens, num_seqs.saturating_add(1), "cu_seqlens")?;
         let total = packed_total(cu_seqlens)?;
         if total == 0 {
             return Ok(());
@@ -361,10 +362,12 @@ pub unsafe extern "C" fn lm_cache_save(
     boundary::status(|| unsafe {
         let cache = object(cache, "cache")?;
         check(written, "written")?;
+        let len = cache.saved_len()?;
         *written = if buffer.is_null() {
-            cache.saved_len()?
+            len
         } else {
-            cache.save(slice_mut(buffer.cast::<u8>(), capacity, "buffer")?)?
+            // A capacity may say more than memory can hold, and is then no reason to fail.
+            cache.save(slice_mut(buffer.cast::<u8>(), capacity.min(len), "buffer")?)?
         };
         Ok(())
     })
@@ -391,7 +394,7 @@ pub unsafe extern "C" fn lm_cache_load(
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
-        let saved = slice(buffer.cast::<u8>(), size, "buffer")?;
+        let saved = slice_in_memory(buffer.cast::<u8>(), size, "buffer")?;
         check(cache, "cache")?;
         give(Cache::load(layer, saved)?, cache);
         Ok(())
