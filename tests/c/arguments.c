@@ -465,9 +465,9 @@ static void saved_caches(void) {
     REFUSES(lm_cache_load(layer, saved, saved_size + 1, &out.cache), LM_ERR_FORMAT, "");
     for (size_t i = 0; i < saved_size; i++) {
         const unsigned char byte = saved[i];
-        const int is_version = i >= 8 && i < 12;
+        const lm_status expected = i >= 8 && i < 12 ? LM_ERR_UNSUPPORTED : LM_ERR_FORMAT; /* there is the version */
         saved[i] ^= (unsigned char)(1u << i % 8);
-        REFUSES(lm_cache_load(layer, saved, saved_size, &out.cache), is_version ? LM_ERR_UNSUPPORTED : LM_ERR_FORMAT, "");
+        REFUSES(lm_cache_load(layer, saved, saved_size, &out.cache), expected, "");
         saved[i] = byte;
     }
     REFUSES(lm_cache_load(layer, x, sizeof x, &out.cache), LM_ERR_FORMAT, "does not begin like one");
