@@ -11,8 +11,7 @@ use ndarray::{ArrayViewMut4, ShapeBuilder};
 use crate::error::{Result, fail};
 use crate::layer::{Config, Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
-use crate::ops::conv::ring_row;
-use crate::ops::{CHANNEL_BLOCK, padded};
+use crate::ops::{CHANNEL_BLOCK, padded, ring_row};
 use crate::tensor::{DType, Element, each_dtype};
 
 /// The state of several lanes, each one stream of tokens with its own position.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::layers::random_layer;
 use common::random::Random;
 use lite_mamba::simd::Isa;
-use lite_mamba::{Cache, Config, Layer, Tokens, Variant, threads};
+use lite_mamba::{Cache, Config, DType, Layer, Tokens, Variant, threads};
 
 /// The system's allocator, and how often it is asked and how much it has given out.
 struct Counting;
@@ -54,9 +54,9 @@ fn peak(call: impl FnOnce()) -> usize {
     PEAK.load(SeqCst) - before
 }
 
-fn layer(variant: Variant, d_model: usize) -> Layer {
+fn layer(variant: Variant, d_model: usize, dtype: DType) -> Layer {
     let conv_dilations = if variant == Variant::Baseline { vec![1] } else { vec![1, 2, 4] };
-    random_layer(&Config { conv_dilations, ..Config::new(variant, d_model) }, Isa::current(), 1)
+    random_layer(&Config { conv_dilations, dtype, ..Config::new(variant, d_model) }, Isa::current(), 1)
 }
 
 // One test: others beside it, and the harness when one ends, would be counted too.
@@ -73,7 +73,16 @@ fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
         for count in [1, 3] {
             threads::set_num_threads(count).unwrap();
             for (d_model, batch) in [(8, 1), (8, 4), (384, 1), (384, 4), (384, 40)] {
-                steps(variant, d_model, batch);
+                steps(variant, d_model, batch, DType::F32, DType::F32);
+            }
+            // Types of the layer and of the state: one that the arithmetic is not in is converted on its way.
+            for (dtype, held) in [
+                (DType::F64, DType::F64),
+                (DType::Bf16, DType::F32),
+                (DType::F16, DType::F16),
+                (DType::F32, DType::Bf16),
+            ] {
+                steps(variant, 40, 3, dtype, held);
             }
             long_sequences(variant);
         }
@@ -85,9 +94,9 @@ unsafe extern "C" {
     fn lm_step(layer: *const c_void, x: *const f32, cache: *mut c_void, y: *mut f32) -> i32;
 }
 
-fn steps(variant: Variant, d_model: usize, batch: usize) {
-    let layer = layer(variant, d_model);
-    let mut cache = Cache::new(&layer, batch, 0).unwrap();
+fn steps(variant: Variant, d_model: usize, batch: usize, dtype: DType, held: DType) {
+    let layer = layer(variant, d_model, dtype);
+    let mut cache = Cache::with_dtype(&layer, batch, held).unwrap();
     let x = Random(1).values(batch * d_model);
     let mut y = vec![0.0; x.len()];
     let mut step = || {
@@ -103,13 +112,17 @@ fn steps(variant: Variant, d_model: usize, batch: usize) {
         std::thread::sleep(Duration::from_millis(5));
         allocations(|| (0..50).for_each(|_| step())) == 0
     });
-    assert!(settles, "{} of width {d_model}, batch {batch}: steps allocate", variant.name());
+    assert!(
+        settles,
+        "{} {dtype:?} of width {d_model}, batch {batch}, held in {held:?}: steps allocate",
+        variant.name()
+    );
 }
 
 fn long_sequences(variant: Variant) {
     const D_MODEL: usize = 32;
     let growth = |batch: usize, seqlen: usize, cached: bool| {
-        let layer = layer(variant, D_MODEL);
+        let layer = layer(variant, D_MODEL, DType::F32);
         let x = Random(1).values(batch * seqlen * D_MODEL);
         let mut y = vec![0.0; x.len()];
         let mut cache = cached.then(|| Cache::new(&layer, batch, seqlen).unwrap());
