@@ -118,7 +118,7 @@ programs() { # COMPILER
             /^```$/ { if (inside) print "}"; inside = 0; next }
             inside' "$here/README.md"
     } > "$at/readme.cpp"
-    grep -q piece_6 "$at/readme.cpp" || fail "README.md: pieces are missing"
+    grep -q piece_9 "$at/readme.cpp" || fail "README.md: pieces are missing"
     "$1" -std=c++17 -Wall -Werror -Wno-unused "${include[@]}" -c "$at/readme.cpp" -o "$at/readme.o"
 }
 
