@@ -26,7 +26,7 @@
 //
 // SIZES
 //
-// Numbers are passed as spans, which know their sizes; so a call is told neither seqlen nor the batch of a cache. Sizes
+// Numbers are passed as spans (or as DLPack's tensors, as other libraries have them), which know their sizes; so a call is told neither seqlen nor the batch of a cache. Sizes
 // that do not fit are status::shape_mismatch, found before anything is read. Tensors are contiguous and row-major:
 // (batch, seqlen, d_model) means that the last index varies fastest. x and y of one call may be the same buffer.
 //
@@ -1030,6 +1030,46 @@ public:
         if (cache.native_handle() == nullptr) return detail::moved_from("cache");
         if (auto done = one_token_each(x, "batch", cache.batch(), y); !done) return done;
         return detail::checked(lm_step(handle_.get(), x.data(), cache.native_handle(), y.data()));
+    }
+
+    /// forward of tensors as other libraries have them, used where they lie: of any dtype, each of its own and whatever the
+    /// layer's, of any strides and with an offset. What differs from the layer's arithmetic is converted on its way; the
+    /// bits are otherwise those of forward of spans.
+    ///
+    /// x: (batch, seqlen, d_model), described as lm_forward_dlpack takes it.
+    /// y: (batch, seqlen, d_model), to be written, each element in a place of its own. It may be x itself.
+    /// stream: the CUDA stream to work on, for a layer on a GPU.
+    ///
+    /// status::unsupported for another type; status::invalid_argument for another device, misaligned data, elements of y in
+    /// one place, and y overlapping x in part; errors as forward.
+    void forward_dlpack(const DLTensor& x, const DLTensor& y, void* stream = nullptr) const {
+        try_forward_dlpack(x, y, stream).value();
+    }
+    /// As forward_dlpack.
+    result<void> try_forward_dlpack(const DLTensor& x, const DLTensor& y, void* stream = nullptr) const noexcept {
+        return detail::checked(lm_forward_dlpack(handle_.get(), &x, nullptr, &y, stream));
+    }
+
+    /// The same with a cache of a batch of as many sequences, which go on from its state and move it on.
+    void forward_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y, void* stream = nullptr) const {
+        try_forward_dlpack(x, cache, y, stream).value();
+    }
+    /// As forward_dlpack.
+    result<void> try_forward_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y,
+                                    void* stream = nullptr) const noexcept {
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
+        return detail::checked(lm_forward_dlpack(handle_.get(), &x, cache.native_handle(), &y, stream));
+    }
+
+    /// step of such tensors, of (batch, d_model). It allocates nothing after the first call.
+    void step_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y, void* stream = nullptr) const {
+        try_step_dlpack(x, cache, y, stream).value();
+    }
+    /// As step_dlpack.
+    result<void> try_step_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y,
+                                 void* stream = nullptr) const noexcept {
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
+        return detail::checked(lm_step_dlpack(handle_.get(), &x, cache.native_handle(), &y, stream));
     }
 
     /// Computes the next token of those sequences of a cache that are due. The bits are those that step gives these

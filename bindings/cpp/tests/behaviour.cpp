@@ -531,6 +531,74 @@ TEST(sizes) {
     CHECK(cache.seqlen_offset() == 0 && same_bits(y, marked));
 }
 
+// A tensor of another library.
+template <class T, std::size_t sides>
+DLTensor tensor(T* data, std::array<std::int64_t, sides>& shape, std::int64_t* strides = nullptr) {
+    DLTensor t{};
+    t.data = data;
+    t.device.device_type = kDLCPU;
+    t.ndim = int(sides);
+    t.dtype.code = kDLFloat;
+    t.dtype.bits = sizeof(T) * 8;
+    t.dtype.lanes = 1;
+    t.shape = shape.data();
+    t.strides = strides;
+    return t;
+}
+
+TEST(tensors_of_other_libraries) {
+    const lm::layer layer(small_config());
+    const std::size_t batch = 2, seqlen = 3, d = layer.d_model();
+    floats x = waves(batch * seqlen * d), y(x.size()), expected(x.size());
+    layer.forward(x, batch, expected);
+    std::array<std::int64_t, 3> shape = {2, 3, 8};
+    layer.forward_dlpack(tensor(x.data(), shape), tensor(y.data(), shape));
+    CHECK(same_bits(y, expected));
+
+    // Doubles, the token first.
+    std::array<std::int64_t, 3> strides = {8, 16, 1};
+    std::vector<double> turned(x.size()), result(x.size());
+    const auto place_of = [&](std::size_t i) { return (i / d % seqlen * batch + i / d / seqlen) * d + i % d; };
+    for (std::size_t i = 0; i < x.size(); ++i) turned[place_of(i)] = double(x[i]);
+    layer.forward_dlpack(tensor(turned.data(), shape, strides.data()), tensor(result.data(), shape, strides.data()));
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(result[place_of(i)] == double(expected[i]));
+
+    // With a cache, and token by token, each where it lies.
+    lm::cache cache(layer, batch), stepped(layer, batch);
+    y.assign(y.size(), 0);
+    layer.forward_dlpack(tensor(x.data(), shape), cache, tensor(y.data(), shape));
+    CHECK(same_bits(y, expected) && cache.seqlen_offset() == 3);
+    y.assign(y.size(), 0);
+    std::array<std::int64_t, 2> one = {2, 8};
+    std::array<std::int64_t, 2> apart = {24, 1};
+    for (std::size_t t = 0; t < seqlen; ++t)
+        layer.step_dlpack(tensor(&x[t * d], one, apart.data()), stepped, tensor(&y[t * d], one, apart.data()));
+    CHECK(same_bits(y, expected) && stepped.save() == cache.save());
+
+    // Refused, with nothing changed.
+    const DLTensor good = tensor(x.data(), shape), out = tensor(y.data(), shape), token = tensor(x.data(), one);
+    DLTensor bad = good;
+    bad.dtype.bits = 8;
+    FAILS(status::unsupported, layer., forward_dlpack(bad, out));
+    bad = good;
+    bad.device.device_type = kDLMetal;
+    FAILS(status::invalid_argument, layer., forward_dlpack(bad, out));
+    FAILS(status::shape_mismatch, layer., forward_dlpack(token, token));
+    FAILS(status::shape_mismatch, layer., step_dlpack(good, cache, out));
+    lm::cache single(layer, 1);
+    FAILS(status::shape_mismatch, layer., forward_dlpack(good, single, out));
+    FAILS(status::shape_mismatch, layer., step_dlpack(token, single, token));
+    { lm::cache taken = std::move(single); }
+    CHECK(FAILS(status::null_pointer, layer., forward_dlpack(good, single, out)) == "cache was moved from; it must hold something");
+    FAILS(status::null_pointer, layer., step_dlpack(token, single, token));
+    lm::layer empty(small_config());
+    { lm::layer taken = std::move(empty); }
+    FAILS(status::null_pointer, empty., forward_dlpack(good, out));
+    FAILS(status::null_pointer, empty., forward_dlpack(good, cache, out));
+    FAILS(status::null_pointer, empty., step_dlpack(token, cache, token));
+    CHECK(same_bits(y, expected) && cache.seqlen_offset() == 3);
+}
+
 // ---- Caches ----
 
 TEST(caches) {
