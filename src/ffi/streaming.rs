@@ -16,7 +16,7 @@ use crate::layer::packed_total;
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///
-/// layer: the layer it is for; any other layer of the same shape can use it as well.
+/// layer: the layer it is for; any other layer of the same variant, shape and type can use it as well.
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
@@ -245,11 +245,11 @@ pub unsafe extern "C" fn lm_cache_reset_lane(cache: *mut lm_cache, lane: usize) 
 /// Makes one sequence go on from where another one is; that one goes on by itself.
 ///
 /// dst, dst_lane: the cache that changes, and which of its sequences.
-/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch, but must be of
-///                layers of the same shape.
+/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch and in the type that they
+///                are held in, but must be of layers of the same variant, shape and type.
 ///
-/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers of
-/// different shapes.
+/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers that
+/// differ in these.
 /// One thread at a time on dst; any number on src while none changes it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_cache_copy_lane(

@@ -543,7 +543,8 @@ static void caches_of_others(void) {
         REFUSES(lm_cache_load(other, saved, saved_size, &out.cache), LM_ERR_SHAPE_MISMATCH, differs[i]);
         REFUSES(lm_forward_varlen(layer, x, cu_seqlens, BATCH, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
         REFUSES(lm_forward(layer, x, BATCH, SEQLEN, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
-        REFUSES(lm_step(layer, x, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+        REFUSES(lm_step(layer, x, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "another shape or type");
+        REFUSES(lm_cache_copy_lane(cache, 0, others_cache, 0), LM_ERR_SHAPE_MISMATCH, "another shape or type");
         CHECK(lm_cache_seqlen_offset(others_cache) == 0);
         lm_free_cache(others_cache);
         lm_destroy(other);
