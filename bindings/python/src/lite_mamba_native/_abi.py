@@ -183,7 +183,6 @@ _status = c_int32
 _handle = c_void_p
 _new_handle = POINTER(c_void_p)
 _values = c_void_p
-_size = c_void_p  # where one is to be written
 _config = POINTER(Config)
 _info = POINTER(TensorInfo)
 _tensor = POINTER(DLTensor)
@@ -219,7 +218,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "lm_cache_copy_lane": (_status, _handle, c_size_t, _handle, c_size_t),
     "lm_step_lanes": (_status, _handle, _values, _values, c_size_t, _handle, _values),
     "lm_forward_varlen": (_status, _handle, _values, _values, c_size_t, _handle, _values),
-    "lm_cache_save": (_status, _handle, _values, c_size_t, _size),
+    "lm_cache_save": (_status, _handle, _values, c_size_t, POINTER(c_size_t)),
     "lm_cache_load": (_status, _handle, _values, c_size_t, _new_handle),
     "lm_inference_params_create": (_status, c_size_t, c_size_t, _new_handle),
     "lm_inference_params_free": (None, _handle),
@@ -228,7 +227,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "lm_forward_inference": (_status, _handle, _values, c_size_t, c_size_t, _handle, _values),
     "lm_num_parameters": (c_size_t, _handle),
     "lm_parameter_info": (_status, _handle, c_size_t, _info, c_size_t),
-    "lm_find_parameter": (_status, _handle, c_char_p, _size),
+    "lm_find_parameter": (_status, _handle, c_char_p, POINTER(c_size_t)),
     "lm_get_parameter": (_status, _handle, c_char_p, _values, c_size_t),
     "lm_set_parameter": (_status, _handle, c_char_p, _values, c_size_t),
     "lm_get_parameter_typed": (_status, _handle, c_char_p, c_uint32, _values, c_size_t),

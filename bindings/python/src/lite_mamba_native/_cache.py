@@ -149,9 +149,9 @@ class Cache(Owner):
         """
         length = ctypes.c_size_t()
         with self._handle.shared as cache:
-            check(lib.lm_cache_save(cache, None, 0, ctypes.byref(length)))
+            check(lib.lm_cache_save(cache, None, 0, length))
             data = np.empty(length.value, np.uint8)
-            check(lib.lm_cache_save(cache, address(data), data.nbytes, ctypes.byref(length)))
+            check(lib.lm_cache_save(cache, address(data), data.nbytes, length))
         return data.tobytes()
 
     def __reduce__(self) -> NoReturn:

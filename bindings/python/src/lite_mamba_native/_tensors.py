@@ -194,7 +194,7 @@ class Parameters(_Tensors):
             return name  # that of nothing
         index = ctypes.c_size_t()
         with self._handle.shared as layer:
-            if lib.lm_find_parameter(layer, c_name, ctypes.byref(index)) != _abi.Status.OK:
+            if lib.lm_find_parameter(layer, c_name, index) != _abi.Status.OK:
                 return name
         return list(self._infos)[index.value]
 
