@@ -7,6 +7,7 @@
 #![allow(clippy::needless_range_loop)]
 
 pub mod conv;
+pub mod convert;
 pub mod linear;
 pub mod math;
 pub mod scan;
@@ -44,6 +45,11 @@ pub trait Storage: Element {
     /// # Safety
     /// `LANES` elements at `from` are readable.
     unsafe fn load<S: Simd<Self::Real>>(s: S, from: *const Self) -> S::V;
+    /// The nearest values of `v`'s, ties to even; NaN stays one.
+    ///
+    /// # Safety
+    /// `LANES` elements at `to` are writable.
+    unsafe fn store<S: Simd<Self::Real>>(s: S, to: *mut Self, v: S::V);
 }
 
 /// A piece of work written once for all instruction sets.
@@ -86,16 +92,34 @@ pub trait Simd<T: Real>: Copy {
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
         // SAFETY: the caller's promise.
-        unsafe { widen(self, from) }
+        unsafe { convert::load_each(self, from, |v| T::from_f64(v.to_f64())) }
     }
-    /// The values at `from`, widened.
+    /// The nearest values, ties to even; NaN stays one.
+    ///
+    /// # Safety
+    /// `LANES` elements at `to` are writable.
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { convert::store_each(self, to, v, |v| Element::from_f64(v.to_f64())) }
+    }
+    /// As `load_bf16`.
     ///
     /// # Safety
     /// `LANES` elements at `from` are readable.
     #[inline(always)]
     unsafe fn load_f16(self, from: *const f16) -> Self::V {
         // SAFETY: the caller's promise.
-        unsafe { widen(self, from) }
+        unsafe { convert::load_each(self, from, |v| T::from_f64(v.to_f64())) }
+    }
+    /// As `store_bf16`.
+    ///
+    /// # Safety
+    /// `LANES` elements at `to` are writable.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, v: Self::V) {
+        // SAFETY: the caller's promise.
+        unsafe { convert::store_each(self, to, v, |v| Element::from_f64(v.to_f64())) }
     }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -122,24 +146,6 @@ pub trait Simd<T: Real>: Copy {
     fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
 }
 
-/// A vector of `from`'s values, one by one.
-///
-/// # Safety
-/// `LANES` elements at `from` are readable.
-#[inline(always)]
-unsafe fn widen<T: Real, S: Simd<T>>(s: S, from: *const impl Element) -> S::V {
-    const MOST: usize = 8 * CHANNEL_BLOCK;
-    assert!(S::LANES <= MOST);
-    let mut values = [T::ZERO; MOST];
-    // SAFETY: the caller's promise, and the array is long enough.
-    unsafe {
-        for i in 0..S::LANES {
-            values[i] = T::from_f64((*from.add(i)).to_f64());
-        }
-        s.load(values.as_ptr())
-    }
-}
-
 /// `N` vectors as one. Each operation is done to all of them before the next one is, so that as many chains of
 /// dependent operations overlap.
 #[derive(Clone, Copy)]
@@ -153,6 +159,29 @@ macro_rules! each {
                 $first[i] = self.0.$name($first[i] $(, $rest[i])*);
             }
             $first
+        }
+    )*};
+}
+
+macro_rules! each_in_memory {
+    ($($load:ident, $store:ident: $t:ty;)*) => {$(
+        #[inline(always)]
+        unsafe fn $load(self, from: *const $t) -> Self::V {
+            // SAFETY: the caller's promise of `N` vectors.
+            unsafe {
+                let mut v = [self.0.$load(from); N];
+                for i in 1..N {
+                    v[i] = self.0.$load(from.add(i * S::LANES));
+                }
+                v
+            }
+        }
+        #[inline(always)]
+        unsafe fn $store(self, to: *mut $t, v: Self::V) {
+            for i in 0..N {
+                // SAFETY: the caller's promise of `N` vectors.
+                unsafe { self.0.$store(to.add(i * S::LANES), v[i]) }
+            }
         }
     )*};
 }
@@ -180,23 +209,10 @@ impl<T: Real, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
     fn splat(self, value: T) -> Self::V {
         [self.0.splat(value); N]
     }
-    #[inline(always)]
-    unsafe fn load(self, from: *const T) -> Self::V {
-        // SAFETY: the caller's promise of `N` vectors.
-        unsafe {
-            let mut v = [self.0.load(from); N];
-            for i in 1..N {
-                v[i] = self.0.load(from.add(i * S::LANES));
-            }
-            v
-        }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut T, v: Self::V) {
-        for i in 0..N {
-            // SAFETY: the caller's promise of `N` vectors.
-            unsafe { self.0.store(to.add(i * S::LANES), v[i]) }
-        }
+    each_in_memory! {
+        load, store: T;
+        load_bf16, store_bf16: bf16;
+        load_f16, store_f16: f16;
     }
 }
 
@@ -320,6 +336,11 @@ macro_rules! real {
                 // SAFETY: the caller's promise.
                 unsafe { s.load(from) }
             }
+            #[inline(always)]
+            unsafe fn store<S: Simd<$t>>(s: S, to: *mut $t, v: S::V) {
+                // SAFETY: the caller's promise.
+                unsafe { s.store(to, v) }
+            }
         }
     };
 }
@@ -333,6 +354,11 @@ impl Storage for bf16 {
         // SAFETY: the caller's promise.
         unsafe { s.load_bf16(from) }
     }
+    #[inline(always)]
+    unsafe fn store<S: Simd<f32>>(s: S, to: *mut bf16, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_bf16(to, v) }
+    }
 }
 
 impl Storage for f16 {
@@ -341,5 +367,10 @@ impl Storage for f16 {
     unsafe fn load<S: Simd<f32>>(s: S, from: *const f16) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { s.load_f16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd<f32>>(s: S, to: *mut f16, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { s.store_f16(to, v) }
     }
 }

@@ -3,7 +3,10 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
+use half::{bf16, f16};
+
 use super::Simd;
+use super::convert::half_types;
 
 /// The vector instructions of AArch64.
 #[derive(Clone, Copy)]
@@ -63,6 +66,7 @@ impl Simd<f32> for Neon {
         max(a, b) = vmaxq_f32(a, b);
         neg(v) = vnegq_f32(v);
     }
+    half_types!();
     #[inline(always)]
     fn add_exponent(self, v: float32x4_t, shifted: float32x4_t) -> float32x4_t {
         // SAFETY: every processor of this architecture has the instructions.

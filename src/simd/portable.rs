@@ -1,13 +1,16 @@
 //! Plain Rust on small arrays: what every processor runs, and what the compiler vectorises as it can.
 
+use half::{bf16, f16};
+
 use super::Simd;
+use super::convert::half_types;
 
 /// The instruction set of the compilation target, whatever it is.
 #[derive(Clone, Copy)]
 pub struct Portable;
 
 macro_rules! portable {
-    ($t:ty, $lanes:literal, $mantissa:literal) => {
+    ($t:ty, $lanes:literal, $mantissa:literal, { $($more:tt)* }) => {
         impl Simd<$t> for Portable {
             type V = [$t; $lanes];
             const LANES: usize = $lanes;
@@ -116,9 +119,12 @@ macro_rules! portable {
                 }
                 r
             }
+            $($more)*
         }
     };
 }
 
-portable!(f32, 4, 23);
-portable!(f64, 2, 52);
+portable!(f32, 4, 23, {
+    half_types!();
+});
+portable!(f64, 2, 52, {});

@@ -1,10 +1,12 @@
-//! AVX2 with FMA, and AVX-512 (F, DQ, BW, VL).
+//! AVX2 with FMA and F16C, and AVX-512 (F, DQ, BW, VL).
 
 use core::arch::x86_64::*;
 
+use half::{bf16, f16};
+
 use super::{Kernel, Real, Simd};
 
-/// Proof that the processor has AVX2 and FMA.
+/// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
@@ -13,7 +15,7 @@ pub struct Avx2(());
 pub struct Avx512(());
 
 pub fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 pub fn has_avx512() -> bool {
@@ -26,7 +28,7 @@ pub fn has_avx512() -> bool {
 
 /// # Safety
 /// [`has_avx2`]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn dispatch_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx2: Simd<T>,
@@ -36,7 +38,7 @@ where
 
 /// # Safety
 /// [`has_avx512`]
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 pub unsafe fn dispatch_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx512: Simd<T>,
@@ -109,6 +111,41 @@ impl Simd<f32> for Avx2 {
     fn zero_where_less(self, v: __m256, a: __m256, b: __m256) -> __m256 {
         // SAFETY: `self` exists, so the processor has the instructions.
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(a, b), v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, v: __m256) {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let cut = _mm256_srli_epi32::<16>(bits);
+            // Just under half of the last bit, and the rest of it where the last bit is odd.
+            let odd = _mm256_and_si256(cut, _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let nearest = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let quiet = _mm256_or_si256(cut, _mm256_set1_epi32(0x40));
+            let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let wide = _mm256_blendv_epi8(nearest, quiet, is_nan);
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(wide, wide));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m256 {
+        // SAFETY: `self` exists, so the processor has the instruction; and the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, v: __m256) {
+        // SAFETY: `self` exists, so the processor has the instruction; and the caller's promise.
+        unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
     }
 }
 
@@ -187,6 +224,39 @@ impl Simd<f32> for Avx512 {
             let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b);
             _mm512_castsi512_ps(_mm512_maskz_mov_epi32(keep, _mm512_castps_si512(v)))
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, v: __m512) {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let cut = _mm512_srli_epi32::<16>(bits);
+            // Just under half of the last bit, and the rest of it where the last bit is odd.
+            let odd = _mm512_and_si512(cut, _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let wide = _mm512_mask_or_epi32(nearest, is_nan, cut, _mm512_set1_epi32(0x40));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(wide));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instruction; and the caller's promise.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, v: __m512) {
+        // SAFETY: `self` exists, so the processor has the instruction; and the caller's promise.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
     }
 }
 
