@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut4, Axis};
 
 use super::parameters::Parameters;
 use super::tokens::{Sequences, Tensors};
@@ -181,11 +181,13 @@ impl<W: Storage> Pass<'_, W> {
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
         let shares = Shares::new(blocks, rows, p.in_proj_x.panel_blocks(), workers, workspace);
-        let Workspace { u, branches: apart, projected, scratch, room, segments, .. } = workspace;
+        let Workspace { u, branches: apart, projected, scratch, room, prepared, segments, .. } = workspace;
+        let [prepared_h, prepared] = prepared;
         let mut channels = state.all();
 
         // x = in_proj_x(h), u = the front end of x
         let h = Input::Rows(tensors.input(workers, block.clone(), room));
+        let h = p.in_proj_x.prepare(workers, h, prepared_h);
         let v = match self.variant {
             Variant::Dpwc => view4_mut(apart, [branches, blocks, rows, CHANNEL_BLOCK]),
             _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
@@ -193,25 +195,26 @@ impl<W: Storage> Pass<'_, W> {
         shares.for_each(workers, v, &mut channels, scratch, |chunk, v| self.front(chunk, h, segments, v));
         if let Some(pointwise) = &p.pointwise {
             let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
+            let v = pointwise.prepare(workers, v, prepared);
             pointwise.apply(workers, v, Output::Blocks(view3_mut(u, [blocks, rows, CHANNEL_BLOCK])));
         }
 
         // [r, B, C] = x_proj(u)
         let wide = [rows, dt_rank + 2 * d_state];
         let inner = [blocks, rows, CHANNEL_BLOCK];
-        p.x_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(view2_mut(projected, wide)));
-        let projected = view2(projected, wide);
+        let v = p.x_proj.prepare(workers, Input::Blocks(view3(u, inner)), prepared);
+        p.x_proj.apply(workers, v, Output::Rows(view2_mut(projected, wide)));
+        let (r, bc) = view2(projected, wide).split_at(Axis(1), dt_rank);
+        let r = p.dt_proj.prepare(workers, Input::Rows(r), prepared);
 
         // z = in_proj_z(h), δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
         let y = view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]);
-        shares.for_each(workers, y, &mut channels, scratch, |chunk, u| {
-            self.back(chunk, h, projected, segments, u)
-        });
+        shares
+            .for_each(workers, y, &mut channels, scratch, |chunk, u| self.back(chunk, h, r, bc, segments, u));
 
         // out = out_proj(y)
-        tensors.output(workers, block, room, |out| {
-            p.out_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(out));
-        });
+        let y = p.out_proj.prepare(workers, Input::Blocks(view3(u, inner)), prepared);
+        tensors.output(workers, block, room, |out| p.out_proj.apply(workers, y, Output::Rows(out)));
     }
 
     /// The input projection of a chunk of channels and their convolutions: into `v`, (1, blocks, rows, channels),
@@ -253,19 +256,17 @@ impl<W: Storage> Pass<'_, W> {
         &self,
         chunk: Chunk<'_, W::Real>,
         h: Input<'_, W::Real>,
-        projected: ArrayView2<W::Real>,
+        r: Input<'_, W::Real>,
+        bc: ArrayView2<W::Real>,
         segments: &[Segment],
         u: ArrayViewMut4<W::Real>,
     ) {
         let p = self.parameters;
         let Chunk { first, mut state, scratch } = chunk;
-        let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let u = u.index_axis_move(Axis(0), 0);
         let (z, delta) = scratch.split_at_mut(scratch.len() / 2);
         let (mut z, mut delta) = (view3_mut(z, u.dim().into()), view3_mut(delta, u.dim().into()));
-        let r = Input::Rows(projected.slice_move(s![.., ..dt_rank]));
-        let b = projected.slice_move(s![.., dt_rank..dt_rank + d_state]);
-        let c = projected.slice_move(s![.., dt_rank + d_state..]);
+        let (b, c) = bc.split_at(Axis(1), self.dims.d_state);
         p.in_proj_z.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(z.view_mut()));
         p.dt_proj.apply_columns(first * CHANNEL_BLOCK, r, Output::Blocks(delta.view_mut()));
         p.scan.apply(first, segments, u, delta, z, b, c, state.ssm());

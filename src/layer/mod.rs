@@ -345,6 +345,7 @@ impl Layer {
             sequences,
             state: cache.as_ref().is_none_or(|cache| cache.dtype() != W::Real::DTYPE),
             room: tensors.need_room::<W::Real>(),
+            prepared: model.parameters.prepared(),
         };
         let mut workspace = model.workspaces.take(&self.config, &self.dims, &needs)?;
         let pass = Pass { variant: self.config.variant, dims: &self.dims, parameters: &model.parameters };

@@ -119,6 +119,12 @@ impl<W: Storage> Parameters<W> {
         })
     }
 
+    /// Values of each row that products take in place of h, and the most that they take in place of another input.
+    pub fn prepared(&self) -> [usize; 2] {
+        let others = [&self.x_proj, &self.dt_proj, &self.out_proj].into_iter().chain(&self.pointwise);
+        [self.in_proj_x.room(), others.map(Linear::room).max().unwrap_or(0)]
+    }
+
     /// Reads the parameter of a canonical name; `out` has its length.
     pub fn get<T: Element>(&self, name: &str, out: &mut [T]) {
         let half = out.len() / 2;

@@ -143,6 +143,15 @@ macro_rules! half_types {
             unsafe { $crate::simd::convert::store_each(self, to, v, $crate::simd::convert::to_bf16) }
         }
         #[inline(always)]
+        unsafe fn load_alternate_bf16(self, from: *const bf16, odd: bool) -> Self::V {
+            // SAFETY: the caller's promise.
+            unsafe {
+                $crate::simd::convert::load_each(self, from.cast::<[bf16; 2]>(), |pair| {
+                    $crate::simd::convert::of_bf16(pair[usize::from(odd)])
+                })
+            }
+        }
+        #[inline(always)]
         unsafe fn load_f16(self, from: *const f16) -> Self::V {
             // SAFETY: the caller's promise.
             unsafe { $crate::simd::convert::load_each(self, from, $crate::simd::convert::of_f16) }

@@ -1,16 +1,22 @@
 //! The product of rows with packed weights.
 //!
-//! Weights lie in panels of [`panel_width`] columns, each panel k-major: `[panel][k][column]`. Every output
-//! element is `bias + Σ_k x_k w_k`, summed in the one order k = 0, 1, 2, … into one accumulator, whatever
-//! the number of rows, the tile or the block of k: that is why a step has the bits of a forward.
+//! Weights lie in panels of [`panel_width`] columns, each panel k-major: `[panel][k][column]`, and bf16 in pairs,
+//! `[panel][k / 2][column][2]`, as the instructions that multiply pairs read them. Every output element is
+//! `bias + Σ_k x_k w_k`, summed in the one order k = 0, 1, 2, … into one accumulator, whatever the number of rows,
+//! the tile or the block of k: that is why a step has the bits of a forward.
+//!
+//! With AVX512-BF16 every product with weights of bf16 adds pairs, for one row as for many, and its x is rounded to
+//! bf16. Everywhere else weights are widened and x is multiplied as it is.
 
 use std::ops::Range;
 
+use half::bf16;
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, s};
 
 use super::math::Constants;
 use super::{Isa, Kernel, Real, Simd, Storage};
 use crate::ops::CHANNEL_BLOCK;
+use crate::tensor::Element;
 
 /// Vectors side by side in a panel.
 const PANEL_VECTORS: usize = 2;
@@ -26,13 +32,15 @@ pub fn panel_width<T: Real>(isa: Isa) -> usize {
     PANEL_VECTORS * T::lanes(isa)
 }
 
-/// What is multiplied: a matrix of tokens in one of the two layouts.
+/// What is multiplied: a matrix of tokens in one of the two layouts, or what [`Pack`] made of it.
 #[derive(Clone, Copy)]
 pub enum Input<'a, T> {
     /// (rows, columns)
     Rows(ArrayView2<'a, T>),
     /// (blocks of channels, rows, channels of a block)
     Blocks(ArrayView3<'a, T>),
+    /// (rows, steps of k), each two narrow values in the bits of a `T`
+    Packed(ArrayView2<'a, T>),
 }
 
 /// Where the product goes: a matrix of tokens in one of the two layouts.
@@ -80,14 +88,14 @@ impl Layout {
 impl<T: Copy> Input<'_, T> {
     fn layout(&self) -> Layout {
         match self {
-            Input::Rows(x) => Layout::of_rows(x.dim(), x.strides()),
+            Input::Rows(x) | Input::Packed(x) => Layout::of_rows(x.dim(), x.strides()),
             Input::Blocks(x) => Layout::of_blocks(x.dim(), x.strides()),
         }
     }
 
     fn as_ptr(&self) -> *const T {
         match self {
-            Input::Rows(x) => x.as_ptr(),
+            Input::Rows(x) | Input::Packed(x) => x.as_ptr(),
             Input::Blocks(x) => x.as_ptr(),
         }
     }
@@ -102,6 +110,7 @@ impl<T: Copy> Input<'_, T> {
         match self {
             Input::Rows(x) => Input::Rows(x.slice(s![rows, ..])),
             Input::Blocks(x) => Input::Blocks(x.slice(s![.., rows, ..])),
+            Input::Packed(x) => Input::Packed(x.slice(s![rows, ..])),
         }
     }
 }
@@ -127,6 +136,78 @@ impl<T> Output<'_, T> {
     }
 }
 
+/// Steps of k that `len` of them take in a panel.
+pub fn slots<W: Storage>(len: usize) -> usize {
+    len.next_multiple_of(W::STEPS)
+}
+
+/// The columns of `x` that are multiplied, in the storage type: `groups` groups of `group_len`, `group_stride` apart,
+/// each filled up with zeros to whole steps.
+pub struct Pack<'x, 'o, W: Storage> {
+    /// Rows of input.
+    pub x: Input<'x, W::Real>,
+    /// See [`Product`].
+    pub groups: usize,
+    /// See [`Product`].
+    pub group_len: usize,
+    /// See [`Product`].
+    pub group_stride: usize,
+    /// Its rows after one another, `STEPS` values in each.
+    pub out: &'o mut [W::Real],
+}
+
+impl<W: Storage> Kernel<W::Real> for Pack<'_, '_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<W::Real>>(self, s: S) {
+        let (layout, x) = (self.x.layout(), self.x.as_ptr());
+        let group_slots = slots::<W>(self.group_len);
+        assert!(self.groups < 2 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
+        assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= layout.columns);
+        // SAFETY: either type may have any bits.
+        let (before, out, _) = unsafe { self.out.align_to_mut::<W>() };
+        assert!(before.is_empty());
+        let mut groups = out.chunks_exact_mut(group_slots);
+        for row in 0..layout.rows {
+            for group in 0..self.groups {
+                let out = groups.next().expect("room for every row");
+                let mut from = 0;
+                while from < self.group_len {
+                    let whole = from + S::LANES <= self.group_len;
+                    let len = if whole { S::LANES } else { 1 };
+                    let column = layout.column(group * self.group_stride + from);
+                    // SAFETY: the columns are those of the input by the assertions above, and one vector stays in
+                    // its block; `out` has room for `group_len`.
+                    unsafe {
+                        let (x, out) = (x.add(row * layout.row_stride + column), out.as_mut_ptr().add(from));
+                        if whole { W::store(s, out, s.load(x)) } else { out.write((*x).convert()) }
+                    }
+                    from += len;
+                }
+                out[self.group_len..].fill(W::default());
+            }
+        }
+    }
+}
+
+/// How a step of k is added to a sum.
+pub trait Step<T: Real, S: Simd<T>>: Copy {
+    /// `sum + x · weights`
+    fn add(self, s: S, x: S::V, weights: S::V, sum: S::V) -> S::V;
+}
+
+/// One product in each lane.
+#[derive(Clone, Copy)]
+struct Single;
+
+impl<T: Real, S: Simd<T>> Step<T, S> for Single {
+    #[inline(always)]
+    fn add(self, s: S, x: S::V, weights: S::V, sum: S::V) -> S::V {
+        s.fma(x, weights, sum)
+    }
+}
+
 /// `out = bias + x · weights`, for the columns of whole panels.
 pub struct Product<'x, 'w, 'o, W: Storage> {
     /// Rows of input; `groups` groups of `group_len` columns, `group_stride` apart, are multiplied.
@@ -137,7 +218,7 @@ pub struct Product<'x, 'w, 'o, W: Storage> {
     pub group_len: usize,
     /// Columns between the starts of two groups, whole blocks.
     pub group_stride: usize,
-    /// Panels of `groups · group_len` steps of k, starting with the panel of `out`'s first column.
+    /// Panels of `groups` · `slots(group_len)` steps of k, starting with the panel of `out`'s first column.
     pub panels: &'w [W],
     /// A value for each column of the panels.
     pub bias: &'w [W::Real],
@@ -149,10 +230,32 @@ impl<W: Storage> Kernel<W::Real> for Product<'_, '_, '_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd<W::Real>>(mut self, s: S) {
+    fn run<S: Simd<W::Real>>(self, s: S) {
+        assert!(!matches!(self.x, Input::Packed(_)));
+        self.run_steps(s, Single);
+    }
+}
+
+impl<'x, 'w, 'o> Product<'x, 'w, 'o, bf16> {
+    /// The same of packed rows, as a product of f32 each of which is a pair.
+    pub fn pairs(self) -> Product<'x, 'w, 'o, f32> {
+        let Input::Packed(x) = self.x else { panic!("a product of pairs takes packed rows") };
+        // SAFETY: an f32 may have any bits.
+        let (before, panels, _) = unsafe { self.panels.align_to() };
+        assert!(before.is_empty());
+        let group_len = self.groups * slots::<bf16>(self.group_len) / 2;
+        let (bias, out) = (self.bias, self.out);
+        Product { x: Input::Rows(x), groups: 1, group_len, group_stride: group_len, panels, bias, out }
+    }
+}
+
+impl<W: Storage> Product<'_, '_, '_, W> {
+    /// The product whose steps are `step`'s.
+    #[inline(always)]
+    pub fn run_steps<S: Simd<W::Real>>(mut self, s: S, step: impl Step<W::Real, S>) {
         let width = PANEL_VECTORS * S::LANES;
         let (x, out) = (self.x.layout(), self.out.layout());
-        let k = self.groups * self.group_len;
+        let k = self.groups * slots::<W>(self.group_len);
         let panels = out.columns.div_ceil(width);
         assert_eq!(x.rows, out.rows);
         assert!(self.groups < 2 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
@@ -176,9 +279,9 @@ impl<W: Storage> Kernel<W::Real> for Product<'_, '_, '_, W> {
                         out: to,
                         out_layout: out,
                     };
-                    block.run(s);
+                    block.run(s, step);
                 }
-                done += len;
+                done += slots::<W>(len);
             }
         }
     }
@@ -200,7 +303,7 @@ struct Block<W: Storage> {
 
 impl<W: Storage> Block<W> {
     #[inline(always)]
-    unsafe fn run<S: Simd<W::Real>>(self, s: S) {
+    unsafe fn run<S: Simd<W::Real>>(self, s: S, step: impl Step<W::Real, S>) {
         let width = PANEL_VECTORS * S::LANES;
         let Layout { rows, columns, .. } = self.out_layout;
         let (whole, rest) = (columns / width, columns % width);
@@ -210,16 +313,16 @@ impl<W: Storage> Block<W> {
             // Few rows leave registers free: several panels at once hide the latency of the sums.
             if rows <= 2 {
                 while panel + 4 <= whole {
-                    self.at_panel(panel, width).rows::<S, 4>(s, rows);
+                    self.at_panel(panel, width).rows::<S, 4>(s, step, rows);
                     panel += 4;
                 }
             }
             while panel < whole {
-                self.at_panel(panel, width).rows::<S, 1>(s, rows);
+                self.at_panel(panel, width).rows::<S, 1>(s, step, rows);
                 panel += 1;
             }
             if rest > 0 {
-                self.at_panel(panel, width).narrow(s, rows, rest);
+                self.at_panel(panel, width).narrow(s, step, rows, rest);
             }
         }
     }
@@ -251,35 +354,35 @@ impl<W: Storage> Block<W> {
 
     /// All rows of `P` whole panels.
     #[inline(always)]
-    unsafe fn rows<S: Simd<W::Real>, const P: usize>(self, s: S, rows: usize) {
+    unsafe fn rows<S: Simd<W::Real>, const P: usize>(self, s: S, step: impl Step<W::Real, S>, rows: usize) {
         // SAFETY: as for the block.
         unsafe {
             let mut row = 0;
             while P == 1 && row + S::TILE_ROWS <= rows {
                 match S::TILE_ROWS {
-                    12 => self.at_row(row).tile::<S, 12, P>(s),
-                    6 => self.at_row(row).tile::<S, 6, P>(s),
-                    _ => self.at_row(row).tile::<S, 4, P>(s),
+                    12 => self.at_row(row).tile::<S, 12, P>(s, step),
+                    6 => self.at_row(row).tile::<S, 6, P>(s, step),
+                    _ => self.at_row(row).tile::<S, 4, P>(s, step),
                 }
                 row += if matches!(S::TILE_ROWS, 12 | 6) { S::TILE_ROWS } else { 4 };
             }
             while P == 1 && row + 4 <= rows {
-                self.at_row(row).tile::<S, 4, P>(s);
+                self.at_row(row).tile::<S, 4, P>(s, step);
                 row += 4;
             }
             while row + 2 <= rows {
-                self.at_row(row).tile::<S, 2, P>(s);
+                self.at_row(row).tile::<S, 2, P>(s, step);
                 row += 2;
             }
             if row < rows {
-                self.at_row(row).tile::<S, 1, P>(s);
+                self.at_row(row).tile::<S, 1, P>(s, step);
             }
         }
     }
 
     /// All rows of the last panel, of which only `columns` exist in the output.
     #[inline(always)]
-    unsafe fn narrow<S: Simd<W::Real>>(self, s: S, rows: usize, columns: usize) {
+    unsafe fn narrow<S: Simd<W::Real>>(self, s: S, step: impl Step<W::Real, S>, rows: usize, columns: usize) {
         let width = PANEL_VECTORS * S::LANES;
         let tile_rows = MAX_TILE / width;
         let mut tile = [W::Real::ZERO; MAX_TILE];
@@ -299,7 +402,7 @@ impl<W: Storage> Block<W> {
                 }
                 let whole =
                     Layout { rows: count, columns: width, row_stride: width, block_stride: CHANNEL_BLOCK };
-                Block { out: tile.as_mut_ptr(), out_layout: whole, ..here }.rows::<S, 1>(s, count);
+                Block { out: tile.as_mut_ptr(), out_layout: whole, ..here }.rows::<S, 1>(s, step, count);
                 for r in 0..count {
                     for c in 0..columns {
                         *here.out.add(at(r, c)) = tile[r * width + c];
@@ -312,7 +415,11 @@ impl<W: Storage> Block<W> {
 
     /// `R` rows of `P` panels, all sums in registers.
     #[inline(always)]
-    unsafe fn tile<S: Simd<W::Real>, const R: usize, const P: usize>(self, s: S) {
+    unsafe fn tile<S: Simd<W::Real>, const R: usize, const P: usize>(
+        self,
+        s: S,
+        step: impl Step<W::Real, S>,
+    ) {
         let width = PANEL_VECTORS * S::LANES;
         let mut sums = [[[s.splat(W::Real::ZERO); PANEL_VECTORS]; P]; R];
         // SAFETY: as for the block: `R` rows and `P` panels exist.
@@ -335,22 +442,25 @@ impl<W: Storage> Block<W> {
             let mut left = self.k;
             while left > 0 {
                 let len = left.min(CHANNEL_BLOCK);
-                for j in 0..len {
-                    let mut weights = [[s.splat(W::Real::ZERO); PANEL_VECTORS]; P];
-                    for p in 0..P {
-                        for v in 0..PANEL_VECTORS {
-                            weights[p][v] = W::load(s, panels.add(p * self.panel_stride + v * S::LANES));
-                        }
-                    }
-                    panels = panels.add(width);
-                    for r in 0..R {
-                        let x = s.splat(*x.add(r * self.x_layout.row_stride + j));
+                for j in (0..len).step_by(W::STEPS) {
+                    for i in 0..W::STEPS.min(len - j) {
+                        let mut weights = [[s.splat(W::Real::ZERO); PANEL_VECTORS]; P];
                         for p in 0..P {
                             for v in 0..PANEL_VECTORS {
-                                sums[r][p][v] = s.fma(x, weights[p][v], sums[r][p][v]);
+                                let at = p * self.panel_stride + v * S::LANES * W::STEPS;
+                                weights[p][v] = W::load_step(s, panels.add(at), i);
+                            }
+                        }
+                        for r in 0..R {
+                            let x = s.splat(*x.add(r * self.x_layout.row_stride + j + i));
+                            for p in 0..P {
+                                for v in 0..PANEL_VECTORS {
+                                    sums[r][p][v] = step.add(s, x, weights[p][v], sums[r][p][v]);
+                                }
                             }
                         }
                     }
+                    panels = panels.add(width * W::STEPS);
                 }
                 left -= len;
                 if left > 0 {

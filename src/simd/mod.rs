@@ -27,6 +27,7 @@ use half::{bf16, f16};
 
 use crate::ops::CHANNEL_BLOCK;
 use crate::tensor::Element;
+use linear::Product;
 
 /// Floating-point types the kernels compute in.
 pub trait Real: Storage<Real = Self> + math::Constants {
@@ -40,6 +41,8 @@ pub trait Real: Storage<Real = Self> + math::Constants {
 pub trait Storage: Element {
     /// What it is widened to.
     type Real: Real;
+    /// Steps of k that lie side by side for each column of a panel of weights.
+    const STEPS: usize = 1;
     /// A vector of `from`'s values, widened.
     ///
     /// # Safety
@@ -50,6 +53,23 @@ pub trait Storage: Element {
     /// # Safety
     /// `LANES` elements at `to` are writable.
     unsafe fn store<S: Simd<Self::Real>>(s: S, to: *mut Self, v: S::V);
+    /// For a vector of columns whose `STEPS` steps each lie side by side: the weights of one step, widened.
+    ///
+    /// # Safety
+    /// `STEPS` · `LANES` elements at `from` are readable.
+    #[inline(always)]
+    unsafe fn load_step<S: Simd<Self::Real>>(s: S, from: *const Self, _step: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(s, from) }
+    }
+    /// Whether products with the instructions of `isa` take rows that are packed.
+    fn is_packed(_isa: Isa) -> bool {
+        false
+    }
+    /// Runs a product with the instructions of `isa`.
+    fn multiply(isa: Isa, product: Product<'_, '_, '_, Self>) {
+        isa.dispatch(product);
+    }
 }
 
 /// A piece of work written once for all instruction sets.
@@ -102,6 +122,19 @@ pub trait Simd<T: Real>: Copy {
     unsafe fn store_bf16(self, to: *mut bf16, v: Self::V) {
         // SAFETY: the caller's promise.
         unsafe { convert::store_each(self, to, v, |v| Element::from_f64(v.to_f64())) }
+    }
+    /// The even values at `from`, or else the odd ones, widened.
+    ///
+    /// # Safety
+    /// `2 · LANES` elements at `from` are readable.
+    #[inline(always)]
+    unsafe fn load_alternate_bf16(self, from: *const bf16, odd: bool) -> Self::V {
+        // SAFETY: the caller's promise; an unaligned read of two elements at once.
+        unsafe {
+            convert::load_each(self, from.cast::<[bf16; 2]>(), |pair| {
+                T::from_f64(pair[usize::from(odd)].to_f64())
+            })
+        }
     }
     /// As `load_bf16`.
     ///
@@ -249,6 +282,9 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// Differs in products of bf16 alone.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -257,6 +293,8 @@ impl Isa {
     /// Every instruction set that this processor has, the fastest first; the portable one is always there.
     pub fn available() -> Vec<Isa> {
         let kinds = [
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512Bf16, x86::has_avx512bf16()),
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512, x86::has_avx512()),
             #[cfg(target_arch = "x86_64")]
@@ -283,7 +321,7 @@ impl Isa {
         })
     }
 
-    /// `portable`, `avx2`, `avx512` or `neon`: what `LITE_MAMBA_ISA` takes.
+    /// `portable`, `avx2`, `avx512`, `avx512bf16` or `neon`: what `LITE_MAMBA_ISA` takes.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
@@ -291,6 +329,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
@@ -313,7 +353,7 @@ macro_rules! real {
                     Kind::Avx2 => unsafe { x86::dispatch_avx2(kernel) },
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 => unsafe { x86::dispatch_avx512(kernel) },
+                    Kind::Avx512 | Kind::Avx512Bf16 => unsafe { x86::dispatch_avx512(kernel) },
                     #[cfg(target_arch = "aarch64")]
                     Kind::Neon => kernel.run(neon::Neon),
                 }
@@ -349,6 +389,7 @@ real!(f64);
 
 impl Storage for bf16 {
     type Real = f32;
+    const STEPS: usize = 2;
     #[inline(always)]
     unsafe fn load<S: Simd<f32>>(s: S, from: *const bf16) -> S::V {
         // SAFETY: the caller's promise.
@@ -358,6 +399,23 @@ impl Storage for bf16 {
     unsafe fn store<S: Simd<f32>>(s: S, to: *mut bf16, v: S::V) {
         // SAFETY: the caller's promise.
         unsafe { s.store_bf16(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_step<S: Simd<f32>>(s: S, from: *const bf16, step: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_alternate_bf16(from, step == 1) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn is_packed(isa: Isa) -> bool {
+        isa.0 == Kind::Avx512Bf16
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn multiply(isa: Isa, product: Product<'_, '_, '_, bf16>) {
+        match isa.0 {
+            // SAFETY: an `Isa` of this kind is only made where the processor has the instructions.
+            Kind::Avx512Bf16 => unsafe { x86::multiply_pairs(product.pairs()) },
+            _ => isa.dispatch(product),
+        }
     }
 }
 

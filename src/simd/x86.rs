@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::linear::{Product, Step};
 use super::{Kernel, Real, Simd};
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -26,6 +27,10 @@ pub fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+pub fn has_avx512bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bf16")
+}
+
 /// # Safety
 /// [`has_avx2`]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -44,6 +49,31 @@ where
     Avx512: Simd<T>,
 {
     kernel.run(Avx512(()))
+}
+
+/// Proof that the processor has AVX-512 BF16.
+#[derive(Clone, Copy)]
+struct Pairs(());
+
+impl Step<f32, Avx512> for Pairs {
+    #[inline(always)]
+    fn add(self, _: Avx512, x: __m512, weights: __m512, sum: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instruction; the types are names for the same bits.
+        unsafe {
+            let [x, weights] = [x, weights].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            _mm512_dpbf16_ps(sum, x, weights)
+        }
+    }
+}
+
+/// A product of pairs of bf16, each in the bits of an f32: the products of a pair are exact, denormals in them and in
+/// sums are zero.
+///
+/// # Safety
+/// [`has_avx512bf16`]
+#[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+pub unsafe fn multiply_pairs(product: Product<'_, '_, '_, f32>) {
+    product.run_steps(Avx512(()), Pairs(()));
 }
 
 /// Methods that are one intrinsic each.
@@ -135,6 +165,18 @@ impl Simd<f32> for Avx2 {
             let wide = _mm256_blendv_epi8(nearest, quiet, is_nan);
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(wide, wide));
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_alternate_bf16(self, from: *const bf16, odd: bool) -> __m256 {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.cast());
+            let wide = match odd {
+                false => _mm256_slli_epi32::<16>(pairs),
+                true => _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff << 16)),
+            };
+            _mm256_castsi256_ps(wide)
         }
     }
     #[inline(always)]
@@ -246,6 +288,18 @@ impl Simd<f32> for Avx512 {
             let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
             let wide = _mm512_mask_or_epi32(nearest, is_nan, cut, _mm512_set1_epi32(0x40));
             _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(wide));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_alternate_bf16(self, from: *const bf16, odd: bool) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.cast());
+            let wide = match odd {
+                false => _mm512_slli_epi32::<16>(pairs),
+                true => _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff << 16)),
+            };
+            _mm512_castsi512_ps(wide)
         }
     }
     #[inline(always)]
