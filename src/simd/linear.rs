@@ -443,7 +443,10 @@ impl<W: Storage> Block<W> {
             while left > 0 {
                 let len = left.min(CHANNEL_BLOCK);
                 for j in (0..len).step_by(W::STEPS) {
-                    for i in 0..W::STEPS.min(len - j) {
+                    for i in 0..W::STEPS {
+                        if i > 0 && j + i == len {
+                            break;
+                        }
                         let mut weights = [[s.splat(W::Real::ZERO); PANEL_VECTORS]; P];
                         for p in 0..P {
                             for v in 0..PANEL_VECTORS {
