@@ -5,8 +5,8 @@
 //! `bias + Σ_k x_k w_k`, summed in the one order k = 0, 1, 2, … into one accumulator, whatever the number of rows,
 //! the tile or the block of k: that is why a step has the bits of a forward.
 //!
-//! With AVX512-BF16 every product with weights of bf16 adds pairs, for one row as for many, and its x is rounded to
-//! bf16. Everywhere else weights are widened and x is multiplied as it is.
+//! With AMX or AVX512-BF16 every product with weights of bf16 adds pairs, for one row as for many, and its x is rounded
+//! to bf16. Everywhere else weights are widened and x is multiplied as it is.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use crate::tensor::Element;
 /// Vectors side by side in a panel.
 const PANEL_VECTORS: usize = 2;
 /// Steps of k after which the kernel moves on to the next panel, so that a block of one stays in L1.
-const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
+pub(super) const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
 /// Columns of the widest panel of any instruction set.
 pub const MAX_PANEL: usize = 32;
 /// Elements of the largest tile of any instruction set.
@@ -53,11 +53,11 @@ pub enum Output<'a, T> {
 
 /// Either layout: element (row, column) lies at `row · row_stride + column / 16 · block_stride + column % 16`.
 #[derive(Clone, Copy)]
-struct Layout {
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    block_stride: usize,
+pub(super) struct Layout {
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub block_stride: usize,
 }
 
 impl Layout {
@@ -80,7 +80,7 @@ impl Layout {
 
     /// Where column `column` begins.
     #[inline(always)]
-    fn column(&self, column: usize) -> usize {
+    pub fn column(&self, column: usize) -> usize {
         column / CHANNEL_BLOCK * self.block_stride + column % CHANNEL_BLOCK
     }
 }
@@ -93,7 +93,7 @@ impl<T: Copy> Input<'_, T> {
         }
     }
 
-    fn as_ptr(&self) -> *const T {
+    pub(super) fn as_ptr(&self) -> *const T {
         match self {
             Input::Rows(x) | Input::Packed(x) => x.as_ptr(),
             Input::Blocks(x) => x.as_ptr(),
@@ -123,7 +123,7 @@ impl<T> Output<'_, T> {
         }
     }
 
-    fn as_mut_ptr(&mut self) -> *mut T {
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
         match self {
             Output::Rows(out) => out.as_mut_ptr(),
             Output::Blocks(out) => out.as_mut_ptr(),
@@ -250,10 +250,10 @@ impl<'x, 'w, 'o> Product<'x, 'w, 'o, bf16> {
 }
 
 impl<W: Storage> Product<'_, '_, '_, W> {
-    /// The product whose steps are `step`'s.
+    /// The layouts of x and out: every row, column and panel `width` wide that they and the groups speak of is inside
+    /// its array.
     #[inline(always)]
-    pub fn run_steps<S: Simd<W::Real>>(mut self, s: S, step: impl Step<W::Real, S>) {
-        let width = PANEL_VECTORS * S::LANES;
+    pub(super) fn layouts(&self, width: usize) -> (Layout, Layout) {
         let (x, out) = (self.x.layout(), self.out.layout());
         let k = self.groups * slots::<W>(self.group_len);
         let panels = out.columns.div_ceil(width);
@@ -261,6 +261,15 @@ impl<W: Storage> Product<'_, '_, '_, W> {
         assert!(self.groups < 2 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
         assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= x.columns);
         assert!(self.panels.len() >= panels * k * width && self.bias.len() >= panels * width);
+        (x, out)
+    }
+
+    /// The product whose steps are `step`'s.
+    #[inline(always)]
+    pub fn run_steps<S: Simd<W::Real>>(mut self, s: S, step: impl Step<W::Real, S>) {
+        let width = PANEL_VECTORS * S::LANES;
+        let (x, out) = self.layouts(width);
+        let k = self.groups * slots::<W>(self.group_len);
         let (from, to) = (self.x.as_ptr(), self.out.as_mut_ptr());
 
         let mut done = 0;

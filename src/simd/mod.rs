@@ -15,6 +15,8 @@ pub mod segment;
 pub mod system;
 pub mod team;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -282,9 +284,12 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// Differs in products of bf16 alone.
+    /// AVX-512, but for products of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// AVX-512, but for products of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -293,6 +298,8 @@ impl Isa {
     /// Every instruction set that this processor has, the fastest first; the portable one is always there.
     pub fn available() -> Vec<Isa> {
         let kinds = [
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Amx, amx::has_amx()),
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512Bf16, x86::has_avx512bf16()),
             #[cfg(target_arch = "x86_64")]
@@ -321,7 +328,7 @@ impl Isa {
         })
     }
 
-    /// `portable`, `avx2`, `avx512`, `avx512bf16` or `neon`: what `LITE_MAMBA_ISA` takes.
+    /// `portable`, `avx2`, `avx512`, `avx512bf16`, `amx` or `neon`: what `LITE_MAMBA_ISA` takes.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
@@ -331,6 +338,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
@@ -353,7 +362,7 @@ macro_rules! real {
                     Kind::Avx2 => unsafe { x86::dispatch_avx2(kernel) },
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 | Kind::Avx512Bf16 => unsafe { x86::dispatch_avx512(kernel) },
+                    Kind::Avx512 | Kind::Avx512Bf16 | Kind::Amx => unsafe { x86::dispatch_avx512(kernel) },
                     #[cfg(target_arch = "aarch64")]
                     Kind::Neon => kernel.run(neon::Neon),
                 }
@@ -407,13 +416,15 @@ impl Storage for bf16 {
     }
     #[cfg(target_arch = "x86_64")]
     fn is_packed(isa: Isa) -> bool {
-        isa.0 == Kind::Avx512Bf16
+        matches!(isa.0, Kind::Avx512Bf16 | Kind::Amx)
     }
     #[cfg(target_arch = "x86_64")]
     fn multiply(isa: Isa, product: Product<'_, '_, '_, bf16>) {
         match isa.0 {
             // SAFETY: an `Isa` of this kind is only made where the processor has the instructions.
             Kind::Avx512Bf16 => unsafe { x86::multiply_pairs(product.pairs()) },
+            // SAFETY: as above.
+            Kind::Amx => unsafe { amx::multiply_pairs(product.pairs()) },
             _ => isa.dispatch(product),
         }
     }

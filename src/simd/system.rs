@@ -1,4 +1,4 @@
-//! What is asked of the machine: its memory, and the floating-point environment of a thread.
+//! What is asked of the machine: its memory, its larger registers, and the floating-point environment of a thread.
 
 use std::sync::OnceLock;
 
@@ -18,6 +18,21 @@ pub fn physical_memory() -> u64 {
         }
         u64::MAX
     })
+}
+
+/// Asks for this process and its children to be let use AMX's registers, which the system then has room for in every
+/// thread that does; false where it does not know them.
+#[cfg(target_arch = "x86_64")]
+pub fn permit_tiles() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+        const TILE_DATA: libc::c_ulong = 18;
+        // SAFETY: the call takes two numbers and touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
 }
 
 /// While it lives, the thread computes in the default floating-point environment: round to nearest, no
