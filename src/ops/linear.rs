@@ -2,11 +2,11 @@
 
 use ndarray::Axis;
 
-use super::{CHANNEL_BLOCK, padded, share, view2};
+use super::{CHANNEL_BLOCK, padded, share, view3};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 pub use crate::simd::linear::{Input, Output};
-use crate::simd::linear::{Pack, Product, panel_width, slots};
+use crate::simd::linear::{Pack, Product, packed_steps, panel_width, slots};
 use crate::simd::{Isa, Storage};
 use crate::tensor::Element;
 use crate::threads::{Workers, for_each_chunk};
@@ -110,7 +110,7 @@ impl<W: Storage> Linear<W> {
 
     /// Values of room that [`Linear::prepare`] takes for each row; 0 where it takes none.
     pub fn room(&self) -> usize {
-        if W::is_packed(self.isa) { self.slots() / W::STEPS } else { 0 }
+        if W::is_packed(self.isa) { self.inputs.count * packed_steps::<W>(self.inputs.len) } else { 0 }
     }
 
     /// What the product takes for `x`: the same, or where rounded rows are multiplied, those in `room`. It can serve
@@ -123,24 +123,23 @@ impl<W: Storage> Linear<W> {
     ) -> Input<'a, W::Real> {
         /// Some 10 µs on one core.
         const INLINE: usize = 1 << 16;
-        let (rows, columns) = (x.rows(), self.room());
-        if columns == 0 {
+        let (rows, blocks) = (x.rows(), self.room() / CHANNEL_BLOCK);
+        if blocks == 0 {
             return x;
         }
-        let room = &mut room[..rows * columns];
-        let pack = |x: Input<'_, W::Real>, out: &mut [W::Real]| {
-            let Groups { count, len, stride } = self.inputs;
-            self.isa.dispatch(Pack::<W> { x, groups: count, group_len: len, group_stride: stride, out });
+        let room = &mut room[..rows * blocks * CHANNEL_BLOCK];
+        let pack = |first: usize, out: &mut [W::Real]| {
+            let Groups { len, stride, .. } = self.inputs;
+            self.isa.dispatch(Pack::<W> { x, group_len: len, group_stride: stride, first, out });
         };
         if room.len() < INLINE {
-            pack(x, room);
+            pack(0, room);
         } else {
-            let share = share(rows, ROW_SHARE, workers.count());
-            let parts = (0..rows).step_by(share).map(|row| row..rows.min(row + share));
-            let pieces = parts.zip(room.chunks_mut(share * columns));
-            workers.for_each(pieces, |(rows, room)| pack(x.part(rows), room));
+            let share = share(blocks, 1, workers.count());
+            let pieces = room.chunks_mut(share * rows * CHANNEL_BLOCK).enumerate();
+            workers.for_each(pieces, |(i, room)| pack(i * share, room));
         }
-        Input::Packed(view2(room, [rows, columns]))
+        Input::Packed(view3(room, [blocks, rows, CHANNEL_BLOCK]))
     }
 
     /// `out = x · weightᵀ + bias`, where [`Linear::prepare`] gave `x`. Columns of `out` past the outputs are zeroed;
@@ -213,7 +212,7 @@ fn place<W: Storage>(width: usize, k: usize, column: usize) -> usize {
 mod tests {
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
-    use crate::ops::{view2_mut, view3, view3_mut};
+    use crate::ops::{view2, view2_mut, view3_mut};
     use half::{bf16, f16};
 
     /// `x · weightᵀ + bias` for (rows, k) and (outputs, k), a sum at a time.

@@ -4,13 +4,16 @@
 use core::arch::asm;
 use std::sync::OnceLock;
 
-use super::linear::{K_BLOCK, Layout, Product};
+use super::linear::{Layout, Product};
 use super::{system, x86};
 
 /// Rows, columns and pairs of k of a whole tile.
 const TILE: usize = 16;
 /// Columns of a panel, two tiles.
 const PANEL: usize = 2 * TILE;
+
+/// Pairs of k after which the next panel is taken up: a block of one fits in half of L2 beside that of a few rows.
+const K_BLOCK: usize = 32 * TILE;
 
 /// Whether the processor has the instructions and the system lets this process use them.
 pub fn has_amx() -> bool {
@@ -28,46 +31,56 @@ pub fn has_amx() -> bool {
     })
 }
 
-/// A product of pairs of bf16, each in the bits of an f32. For each 16 pairs of k their first products and their second
-/// ones are summed apart, then added to the sum; denormals in factors and in sums are zero.
+/// A product of pairs of bf16, each in the bits of an f32. Of 16 pairs of k, the products of the first in each and those
+/// of the second are summed apart before they are added; denormals in factors and in sums are zero.
 ///
 /// # Safety
 /// [`has_amx`]
 pub unsafe fn multiply_pairs(mut product: Product<'_, '_, '_, f32>) {
+    if product.x.rows() == 1 {
+        // Tiles are read a little more slowly than vectors, which is what one row is bound by.
+        // SAFETY: a processor with AMX has AVX-512, as `has_amx` has asserted.
+        return unsafe { x86::multiply_pairs_apart(product) };
+    }
     let (x_layout, out_layout) = product.layouts(PANEL);
     let (x, out) = (product.x.as_ptr(), product.out.as_mut_ptr());
-    let (k, rows) = (product.group_len, out_layout.rows);
+    let rows = out_layout.rows;
     let mut configured = None;
-    let mut start = 0;
-    while start < k {
-        // As many whole tiles of k as a block has, and at the end one of what is left.
-        let left = (k - start).min(K_BLOCK);
-        let (pairs, steps) = if left < TILE { (left, 1) } else { (TILE, left / TILE) };
-        for (first, height, tiles) in [(0, TILE, rows / TILE), (rows / TILE * TILE, rows % TILE, 1)] {
-            if height * tiles == 0 {
-                continue;
-            }
-            // SAFETY: the processor has the instructions; `layouts` has asserted that every row, column and panel is
-            // inside its array.
-            unsafe {
-                if configured != Some((height, pairs)) {
-                    configure(height, pairs);
-                    configured = Some((height, pairs));
+    let mut done = 0;
+    for group in 0..product.groups {
+        let mut start = 0;
+        while start < product.group_len {
+            // As many whole tiles of k as a block has, and at the end one of what is left.
+            let left = (product.group_len - start).min(K_BLOCK);
+            let (pairs, steps) = if left < TILE { (left, 1) } else { (TILE, left / TILE) };
+            for (first, height, tiles) in [(0, TILE, rows / TILE), (rows / TILE * TILE, rows % TILE, 1)] {
+                if height * tiles == 0 {
+                    continue;
                 }
-                let block = Block {
-                    x: x.add(first * x_layout.row_stride + start),
-                    x_stride: x_layout.row_stride,
-                    height,
-                    tiles,
-                    steps,
-                    panels: product.panels.as_ptr().add(start * PANEL),
-                    panel_stride: k * PANEL,
-                    bias: if start == 0 { Some(product.bias.as_ptr()) } else { None },
-                };
-                block.run(out.add(first * out_layout.row_stride), out_layout);
+                // SAFETY: the processor has the instructions; `layouts` has asserted that every row, column and panel
+                // is inside its array.
+                unsafe {
+                    if configured != Some((height, pairs)) {
+                        configure(height, pairs);
+                        configured = Some((height, pairs));
+                    }
+                    let x_column = x_layout.column(group * product.group_stride + start);
+                    let block = Block {
+                        x: x.add(first * x_layout.row_stride + x_column),
+                        x_layout,
+                        height,
+                        tiles,
+                        steps,
+                        panels: product.panels.as_ptr().add(done * PANEL),
+                        panel_stride: product.groups * product.group_len * PANEL,
+                        bias: if done == 0 { Some(product.bias.as_ptr()) } else { None },
+                    };
+                    block.run(out.add(first * out_layout.row_stride), out_layout);
+                }
             }
+            start += pairs * steps;
+            done += pairs * steps;
         }
-        start += pairs * steps;
     }
     // SAFETY: the processor has the instruction.
     unsafe { release() };
@@ -77,7 +90,7 @@ pub unsafe fn multiply_pairs(mut product: Product<'_, '_, '_, f32>) {
 /// block, and from what the last one left in the others.
 struct Block {
     x: *const f32,
-    x_stride: usize,
+    x_layout: Layout,
     /// Rows of a tile, and how many tiles of them.
     height: usize,
     tiles: usize,
@@ -152,7 +165,10 @@ impl Block {
                 Some(bias) => (bias.add((column + place(i).1) * TILE), 0),
                 None => (out(i).cast_const(), layout.row_stride),
             };
-            let x = |r: usize, step: usize| self.x.add((tile + r) * TILE * self.x_stride + step * TILE);
+            let x_stride = self.x_layout.row_stride;
+            let x = |r: usize, step: usize| {
+                self.x.add((tile + r) * TILE * x_stride + step * self.x_layout.block_stride)
+            };
             let weights = |c: usize, step: usize| {
                 let (panel, half) = ((column + c) / 2, (column + c) % 2);
                 self.panels.add(panel * self.panel_stride + half * TILE + step * TILE * PANEL)
@@ -182,7 +198,7 @@ impl Block {
             }
             each_sum!(begin);
             for step in 0..self.steps {
-                load::<4>(x(0, step), self.x_stride);
+                load::<4>(x(0, step), x_stride);
                 load::<6>(weights(0, step), PANEL);
                 add_products::<0, 4, 6>();
                 if C > 1 {
@@ -190,7 +206,7 @@ impl Block {
                     add_products::<1, 4, 7>();
                 }
                 if R == 2 {
-                    load::<5>(x(1, step), self.x_stride);
+                    load::<5>(x(1, step), x_stride);
                     add_products::<2, 5, 6>();
                     if C > 1 {
                         add_products::<3, 5, 7>();

@@ -15,13 +15,13 @@ use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, s};
 
 use super::math::Constants;
 use super::{Isa, Kernel, Real, Simd, Storage};
-use crate::ops::CHANNEL_BLOCK;
+use crate::ops::{CHANNEL_BLOCK, padded};
 use crate::tensor::Element;
 
 /// Vectors side by side in a panel.
 const PANEL_VECTORS: usize = 2;
 /// Steps of k after which the kernel moves on to the next panel, so that a block of one stays in L1.
-pub(super) const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
+const K_BLOCK: usize = 16 * CHANNEL_BLOCK;
 /// Columns of the widest panel of any instruction set.
 pub const MAX_PANEL: usize = 32;
 /// Elements of the largest tile of any instruction set.
@@ -39,8 +39,8 @@ pub enum Input<'a, T> {
     Rows(ArrayView2<'a, T>),
     /// (blocks of channels, rows, channels of a block)
     Blocks(ArrayView3<'a, T>),
-    /// (rows, steps of k), each two narrow values in the bits of a `T`
-    Packed(ArrayView2<'a, T>),
+    /// (blocks of steps of k, rows, steps of a block), each two narrow values in the bits of a `T`
+    Packed(ArrayView3<'a, T>),
 }
 
 /// Where the product goes: a matrix of tokens in one of the two layouts.
@@ -88,15 +88,15 @@ impl Layout {
 impl<T: Copy> Input<'_, T> {
     fn layout(&self) -> Layout {
         match self {
-            Input::Rows(x) | Input::Packed(x) => Layout::of_rows(x.dim(), x.strides()),
-            Input::Blocks(x) => Layout::of_blocks(x.dim(), x.strides()),
+            Input::Rows(x) => Layout::of_rows(x.dim(), x.strides()),
+            Input::Blocks(x) | Input::Packed(x) => Layout::of_blocks(x.dim(), x.strides()),
         }
     }
 
     pub(super) fn as_ptr(&self) -> *const T {
         match self {
-            Input::Rows(x) | Input::Packed(x) => x.as_ptr(),
-            Input::Blocks(x) => x.as_ptr(),
+            Input::Rows(x) => x.as_ptr(),
+            Input::Blocks(x) | Input::Packed(x) => x.as_ptr(),
         }
     }
 
@@ -110,7 +110,7 @@ impl<T: Copy> Input<'_, T> {
         match self {
             Input::Rows(x) => Input::Rows(x.slice(s![rows, ..])),
             Input::Blocks(x) => Input::Blocks(x.slice(s![.., rows, ..])),
-            Input::Packed(x) => Input::Packed(x.slice(s![rows, ..])),
+            Input::Packed(x) => Input::Packed(x.slice(s![.., rows, ..])),
         }
     }
 }
@@ -141,18 +141,23 @@ pub fn slots<W: Storage>(len: usize) -> usize {
     len.next_multiple_of(W::STEPS)
 }
 
-/// The columns of `x` that are multiplied, in the storage type: `groups` groups of `group_len`, `group_stride` apart,
-/// each filled up with zeros to whole steps.
+/// Steps of k, of `STEPS` columns each, that a group of `len` columns takes in packed rows: whole blocks.
+pub fn packed_steps<W: Storage>(len: usize) -> usize {
+    padded(len.div_ceil(W::STEPS))
+}
+
+/// Some blocks of packed rows: the columns that are multiplied, rounded to the storage type, each group filled up with
+/// zeros to whole blocks.
 pub struct Pack<'x, 'o, W: Storage> {
     /// Rows of input.
     pub x: Input<'x, W::Real>,
-    /// See [`Product`].
-    pub groups: usize,
-    /// See [`Product`].
+    /// Columns of a group.
     pub group_len: usize,
-    /// See [`Product`].
+    /// Columns between the starts of two groups, whole blocks.
     pub group_stride: usize,
-    /// Its rows after one another, `STEPS` values in each.
+    /// The first block.
+    pub first: usize,
+    /// (blocks, rows, steps of a block), `STEPS` values in the bits of each.
     pub out: &'o mut [W::Real],
 }
 
@@ -161,40 +166,53 @@ impl<W: Storage> Kernel<W::Real> for Pack<'_, '_, W> {
 
     #[inline(always)]
     fn run<S: Simd<W::Real>>(self, s: S) {
+        /// Few enough for reading rows that lie apart, enough for writing blocks.
+        const TOGETHER: usize = 16;
+        let block_len = CHANNEL_BLOCK * W::STEPS;
         let (layout, x) = (self.x.layout(), self.x.as_ptr());
-        let group_slots = slots::<W>(self.group_len);
-        assert!(self.groups < 2 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
-        assert!(self.groups == 0 || (self.groups - 1) * self.group_stride + self.group_len <= layout.columns);
-        // SAFETY: either type may have any bits.
-        let (before, out, _) = unsafe { self.out.align_to_mut::<W>() };
-        assert!(before.is_empty());
-        let mut groups = out.chunks_exact_mut(group_slots);
-        for row in 0..layout.rows {
-            for group in 0..self.groups {
-                let out = groups.next().expect("room for every row");
-                let mut from = 0;
-                while from < self.group_len {
-                    let whole = from + S::LANES <= self.group_len;
-                    let len = if whole { S::LANES } else { 1 };
-                    let column = layout.column(group * self.group_stride + from);
-                    // SAFETY: the columns are those of the input by the assertions above, and one vector stays in
-                    // its block; `out` has room for `group_len`.
+        let group_blocks = packed_steps::<W>(self.group_len) / CHANNEL_BLOCK;
+        let blocks = self.out.len().checked_div(layout.rows * CHANNEL_BLOCK).unwrap_or(0);
+        let last_group = (self.first + blocks).div_ceil(group_blocks).max(1) - 1;
+        assert!(last_group == 0 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
+        assert!(last_group * self.group_stride + self.group_len <= layout.columns);
+        let out: *mut W = self.out.as_mut_ptr().cast();
+        for rows in (0..layout.rows).step_by(TOGETHER) {
+            for block in 0..blocks {
+                let (group, place) =
+                    ((self.first + block) / group_blocks, (self.first + block) % group_blocks);
+                let column = group * self.group_stride + place * block_len;
+                let len = block_len.min(self.group_len - place * block_len);
+                for row in rows..layout.rows.min(rows + TOGETHER) {
+                    // SAFETY: the columns are those of the input by the assertions, a vector of them stays in its
+                    // block, and the rows of `blocks` blocks are in `out`.
                     unsafe {
-                        let (x, out) = (x.add(row * layout.row_stride + column), out.as_mut_ptr().add(from));
-                        if whole { W::store(s, out, s.load(x)) } else { out.write((*x).convert()) }
+                        let out = out.add((block * layout.rows + row) * block_len);
+                        let x = |from: usize| x.add(row * layout.row_stride + layout.column(column + from));
+                        let mut from = 0;
+                        while from + S::LANES <= len {
+                            W::store(s, out.add(from), s.load(x(from)));
+                            from += S::LANES;
+                        }
+                        for from in from..block_len {
+                            out.add(from).write(if from < len { (*x(from)).convert() } else { W::default() });
+                        }
                     }
-                    from += len;
                 }
-                out[self.group_len..].fill(W::default());
             }
         }
     }
 }
 
-/// How a step of k is added to a sum.
+/// How the steps of a block of k are added to a sum.
 pub trait Step<T: Real, S: Simd<T>>: Copy {
+    /// What a sum is within the block.
+    type Sum: Copy;
+    /// Before the first step.
+    fn begin(self, s: S, sum: S::V) -> Self::Sum;
     /// `sum + x · weights`
-    fn add(self, s: S, x: S::V, weights: S::V, sum: S::V) -> S::V;
+    fn add(self, s: S, x: S::V, weights: S::V, sum: Self::Sum) -> Self::Sum;
+    /// After the last step.
+    fn end(self, s: S, sum: Self::Sum) -> S::V;
 }
 
 /// One product in each lane.
@@ -202,9 +220,18 @@ pub trait Step<T: Real, S: Simd<T>>: Copy {
 struct Single;
 
 impl<T: Real, S: Simd<T>> Step<T, S> for Single {
+    type Sum = S::V;
+    #[inline(always)]
+    fn begin(self, _: S, sum: S::V) -> S::V {
+        sum
+    }
     #[inline(always)]
     fn add(self, s: S, x: S::V, weights: S::V, sum: S::V) -> S::V {
         s.fma(x, weights, sum)
+    }
+    #[inline(always)]
+    fn end(self, _: S, sum: S::V) -> S::V {
+        sum
     }
 }
 
@@ -243,9 +270,15 @@ impl<'x, 'w, 'o> Product<'x, 'w, 'o, bf16> {
         // SAFETY: an f32 may have any bits.
         let (before, panels, _) = unsafe { self.panels.align_to() };
         assert!(before.is_empty());
-        let group_len = self.groups * slots::<bf16>(self.group_len) / 2;
-        let (bias, out) = (self.bias, self.out);
-        Product { x: Input::Rows(x), groups: 1, group_len, group_stride: group_len, panels, bias, out }
+        Product {
+            x: Input::Blocks(x),
+            groups: self.groups,
+            group_len: self.group_len.div_ceil(2),
+            group_stride: packed_steps::<bf16>(self.group_len),
+            panels,
+            bias: self.bias,
+            out: self.out,
+        }
     }
 }
 
@@ -451,6 +484,14 @@ impl<W: Storage> Block<W> {
             let mut left = self.k;
             while left > 0 {
                 let len = left.min(CHANNEL_BLOCK);
+                let mut partial = [[[step.begin(s, s.splat(W::Real::ZERO)); PANEL_VECTORS]; P]; R];
+                for r in 0..R {
+                    for p in 0..P {
+                        for v in 0..PANEL_VECTORS {
+                            partial[r][p][v] = step.begin(s, sums[r][p][v]);
+                        }
+                    }
+                }
                 for j in (0..len).step_by(W::STEPS) {
                     for i in 0..W::STEPS {
                         if i > 0 && j + i == len {
@@ -467,12 +508,19 @@ impl<W: Storage> Block<W> {
                             let x = s.splat(*x.add(r * self.x_layout.row_stride + j + i));
                             for p in 0..P {
                                 for v in 0..PANEL_VECTORS {
-                                    sums[r][p][v] = step.add(s, x, weights[p][v], sums[r][p][v]);
+                                    partial[r][p][v] = step.add(s, x, weights[p][v], partial[r][p][v]);
                                 }
                             }
                         }
                     }
                     panels = panels.add(width * W::STEPS);
+                }
+                for r in 0..R {
+                    for p in 0..P {
+                        for v in 0..PANEL_VECTORS {
+                            sums[r][p][v] = step.end(s, partial[r][p][v]);
+                        }
+                    }
                 }
                 left -= len;
                 if left > 0 {

@@ -5,6 +5,7 @@ use core::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::linear::{Product, Step};
+use super::system::DefaultFpEnv;
 use super::{Kernel, Real, Simd};
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -56,24 +57,88 @@ where
 struct Pairs(());
 
 impl Step<f32, Avx512> for Pairs {
+    type Sum = __m512;
+    #[inline(always)]
+    fn begin(self, _: Avx512, sum: __m512) -> __m512 {
+        sum
+    }
     #[inline(always)]
     fn add(self, _: Avx512, x: __m512, weights: __m512, sum: __m512) -> __m512 {
         // SAFETY: `self` exists, so the processor has the instruction; the types are names for the same bits.
         unsafe {
-            let [x, weights] = [x, weights].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            let x = std::mem::transmute::<__m512, __m512bh>(x);
+            let weights = std::mem::transmute::<__m512, __m512bh>(weights);
             _mm512_dpbf16_ps(sum, x, weights)
         }
     }
+    #[inline(always)]
+    fn end(self, _: Avx512, sum: __m512) -> __m512 {
+        sum
+    }
 }
 
-/// A product of pairs of bf16, each in the bits of an f32: the products of a pair are exact, denormals in them and in
-/// sums are zero.
+/// A product of pairs of bf16, each in the bits of an f32. Denormals in factors and in sums are zero.
 ///
 /// # Safety
 /// [`has_avx512bf16`]
 #[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 pub unsafe fn multiply_pairs(product: Product<'_, '_, '_, f32>) {
     product.run_steps(Avx512(()), Pairs(()));
+}
+
+/// The sums of AMX without it, to the bit: of 16 pairs of k, the products of the first in each and those of the second
+/// are summed apart before they are added.
+#[derive(Clone, Copy)]
+struct Apart;
+
+impl Step<f32, Avx512> for Apart {
+    type Sum = [__m512; 3];
+    #[inline(always)]
+    fn begin(self, s: Avx512, sum: __m512) -> [__m512; 3] {
+        let zero = s.splat(0.0f32);
+        [sum, zero, zero]
+    }
+    #[inline(always)]
+    fn add(self, _: Avx512, x: __m512, weights: __m512, [sum, even, odd]: [__m512; 3]) -> [__m512; 3] {
+        // SAFETY: the argument exists, so the processor has the instructions.
+        unsafe {
+            let even = _mm512_fmadd_ps(first_of_pairs(x), first_of_pairs(weights), even);
+            let odd = _mm512_fmadd_ps(second_of_pairs(x), second_of_pairs(weights), odd);
+            [sum, even, odd]
+        }
+    }
+    #[inline(always)]
+    fn end(self, _: Avx512, [sum, even, odd]: [__m512; 3]) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(sum, _mm512_add_ps(even, odd)) }
+    }
+}
+
+/// The lower halves of 32 bits, widened.
+#[inline(always)]
+unsafe fn first_of_pairs(pairs: __m512) -> __m512 {
+    // SAFETY: the caller's promise of AVX-512.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(pairs))) }
+}
+
+/// The upper halves of 32 bits, widened.
+#[inline(always)]
+unsafe fn second_of_pairs(pairs: __m512) -> __m512 {
+    // SAFETY: the caller's promise of AVX-512.
+    unsafe {
+        let upper = _mm512_set1_epi32(0xffff << 16);
+        _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), upper))
+    }
+}
+
+/// As [`multiply_pairs`], with the bits of [`super::amx::multiply_pairs`].
+///
+/// # Safety
+/// [`has_avx512`]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
+pub unsafe fn multiply_pairs_apart(product: Product<'_, '_, '_, f32>) {
+    let _flushed = DefaultFpEnv::without_denormals();
+    product.run_steps(Avx512(()), Apart);
 }
 
 /// Methods that are one intrinsic each.
@@ -294,12 +359,8 @@ impl Simd<f32> for Avx512 {
     unsafe fn load_alternate_bf16(self, from: *const bf16, odd: bool) -> __m512 {
         // SAFETY: `self` exists, so the processor has the instructions; and the caller's promise.
         unsafe {
-            let pairs = _mm512_loadu_si512(from.cast());
-            let wide = match odd {
-                false => _mm512_slli_epi32::<16>(pairs),
-                true => _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff << 16)),
-            };
-            _mm512_castsi512_ps(wide)
+            let pairs = _mm512_loadu_ps(from.cast());
+            if odd { second_of_pairs(pairs) } else { first_of_pairs(pairs) }
         }
     }
     #[inline(always)]
