@@ -6,7 +6,7 @@ use super::{CHANNEL_BLOCK, padded, share, view3};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 pub use crate::simd::linear::{Input, Output};
-use crate::simd::linear::{Pack, Product, packed_steps, panel_width, slots};
+use crate::simd::linear::{Pack, Product, panel_width, slots};
 use crate::simd::{Isa, Storage};
 use crate::tensor::Element;
 use crate::threads::{Workers, for_each_chunk};
@@ -110,7 +110,7 @@ impl<W: Storage> Linear<W> {
 
     /// Values of room that [`Linear::prepare`] takes for each row; 0 where it takes none.
     pub fn room(&self) -> usize {
-        if W::is_packed(self.isa) { self.inputs.count * packed_steps::<W>(self.inputs.len) } else { 0 }
+        if W::is_packed(self.isa) { self.slots() / W::STEPS } else { 0 }
     }
 
     /// What the product takes for `x`: the same, or where rounded rows are multiplied, those in `room`. It can serve

@@ -1,4 +1,4 @@
-//! Products of bf16 by AMX, tiles of 16 rows by 16 columns by 16 pairs of k at a time. Rust has no names for its
+//! Products of bf16 by AMX, 16 rows by 16 columns by 16 pairs of k at a time. Rust has no names for its
 //! instructions, and the compiler none for its registers: nothing but what stands here touches them.
 
 use core::arch::asm;
@@ -12,7 +12,8 @@ const TILE: usize = 16;
 /// Columns of a panel, two tiles.
 const PANEL: usize = 2 * TILE;
 
-/// Pairs of k after which the next panel is taken up: a block of one fits in half of L2 beside that of a few rows.
+/// Pairs of k after which the next panel is taken up: enough to write sums seldom, few enough for a block of one and
+/// of some rows to stay near.
 const K_BLOCK: usize = 32 * TILE;
 
 /// Whether the processor has the instructions and the system lets this process use them.
@@ -44,42 +45,29 @@ pub unsafe fn multiply_pairs(mut product: Product<'_, '_, '_, f32>) {
     }
     let (x_layout, out_layout) = product.layouts(PANEL);
     let (x, out) = (product.x.as_ptr(), product.out.as_mut_ptr());
-    let rows = out_layout.rows;
-    let mut configured = None;
-    let mut done = 0;
-    for group in 0..product.groups {
-        let mut start = 0;
-        while start < product.group_len {
-            // As many whole tiles of k as a block has, and at the end one of what is left.
-            let left = (product.group_len - start).min(K_BLOCK);
-            let (pairs, steps) = if left < TILE { (left, 1) } else { (TILE, left / TILE) };
-            for (first, height, tiles) in [(0, TILE, rows / TILE), (rows / TILE * TILE, rows % TILE, 1)] {
-                if height * tiles == 0 {
-                    continue;
-                }
-                // SAFETY: the processor has the instructions; `layouts` has asserted that every row, column and panel
-                // is inside its array.
-                unsafe {
-                    if configured != Some((height, pairs)) {
-                        configure(height, pairs);
-                        configured = Some((height, pairs));
-                    }
-                    let x_column = x_layout.column(group * product.group_stride + start);
-                    let block = Block {
-                        x: x.add(first * x_layout.row_stride + x_column),
-                        x_layout,
-                        height,
-                        tiles,
-                        steps,
-                        panels: product.panels.as_ptr().add(done * PANEL),
-                        panel_stride: product.groups * product.group_len * PANEL,
-                        bias: if done == 0 { Some(product.bias.as_ptr()) } else { None },
-                    };
-                    block.run(out.add(first * out_layout.row_stride), out_layout);
-                }
+    let (k, rows) = (product.group_len, out_layout.rows);
+    assert!(k.is_multiple_of(TILE));
+    for (first, height, tiles) in [(0, TILE, rows / TILE), (rows / TILE * TILE, rows % TILE, 1)] {
+        if height * tiles == 0 {
+            continue;
+        }
+        // SAFETY: the processor has the instructions; `layouts` has asserted that every row, column and panel is inside
+        // its array.
+        unsafe {
+            configure(height);
+            for start in (0..k).step_by(K_BLOCK) {
+                let block = Block {
+                    x: x.add(first * x_layout.row_stride + x_layout.column(start)),
+                    x_layout,
+                    height,
+                    tiles,
+                    steps: K_BLOCK.min(k - start) / TILE,
+                    panels: product.panels.as_ptr().add(start * PANEL),
+                    panel_stride: k * PANEL,
+                    bias: if start == 0 { Some(product.bias.as_ptr()) } else { None },
+                };
+                block.run(out.add(first * out_layout.row_stride), out_layout);
             }
-            start += pairs * steps;
-            done += pairs * steps;
         }
     }
     // SAFETY: the processor has the instruction.
@@ -237,20 +225,17 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Has registers 0 to 3 hold sums, `height` by 16; 4 and 5 rows of x, `height` by `pairs`; 6 and 7 weights, `pairs` by
-/// 16. All are zero then.
+/// Has registers 0 to 3 hold sums, 4 and 5 rows of x, all of `height` rows, and 6 and 7 weights. All are zero then.
 ///
 /// # Safety
-/// [`has_amx`]; both are from 1 to 16.
-unsafe fn configure(height: usize, pairs: usize) {
+/// [`has_amx`]; `height` is from 1 to 16.
+unsafe fn configure(height: usize) {
+    let height = height as u8;
     let mut config =
         Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    let sides = [(height, TILE), (height, pairs), (pairs, TILE)];
-    for (register, kind) in [0, 0, 0, 0, 1, 1, 2, 2].into_iter().enumerate() {
-        let (rows, columns) = sides[kind];
-        config.rows[register] = rows as u8;
-        config.row_bytes[register] = (columns * size_of::<f32>()) as u16;
-    }
+    config.row_bytes[..8].fill((TILE * size_of::<f32>()) as u16);
+    config.rows[..8]
+        .copy_from_slice(&[height, height, height, height, height, height, TILE as u8, TILE as u8]);
     // SAFETY: reads the 64 bytes of `config`, which are as the instruction wants them.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, preserves_flags, readonly)) }
 }

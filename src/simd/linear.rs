@@ -136,14 +136,9 @@ impl<T> Output<'_, T> {
     }
 }
 
-/// Steps of k that `len` of them take in a panel.
+/// Steps of k that a group of `len` columns takes in a panel: pairs fill whole blocks of 16, the last ones with zeros.
 pub fn slots<W: Storage>(len: usize) -> usize {
-    len.next_multiple_of(W::STEPS)
-}
-
-/// Steps of k, of `STEPS` columns each, that a group of `len` columns takes in packed rows: whole blocks.
-pub fn packed_steps<W: Storage>(len: usize) -> usize {
-    padded(len.div_ceil(W::STEPS))
+    if W::STEPS == 1 { len } else { padded(len.div_ceil(W::STEPS)) * W::STEPS }
 }
 
 /// Some blocks of packed rows: the columns that are multiplied, rounded to the storage type, each group filled up with
@@ -170,7 +165,7 @@ impl<W: Storage> Kernel<W::Real> for Pack<'_, '_, W> {
         const TOGETHER: usize = 16;
         let block_len = CHANNEL_BLOCK * W::STEPS;
         let (layout, x) = (self.x.layout(), self.x.as_ptr());
-        let group_blocks = packed_steps::<W>(self.group_len) / CHANNEL_BLOCK;
+        let group_blocks = slots::<W>(self.group_len) / block_len;
         let blocks = self.out.len().checked_div(layout.rows * CHANNEL_BLOCK).unwrap_or(0);
         let last_group = (self.first + blocks).div_ceil(group_blocks).max(1) - 1;
         assert!(last_group == 0 || self.group_stride.is_multiple_of(CHANNEL_BLOCK));
@@ -270,15 +265,10 @@ impl<'x, 'w, 'o> Product<'x, 'w, 'o, bf16> {
         // SAFETY: an f32 may have any bits.
         let (before, panels, _) = unsafe { self.panels.align_to() };
         assert!(before.is_empty());
-        Product {
-            x: Input::Blocks(x),
-            groups: self.groups,
-            group_len: self.group_len.div_ceil(2),
-            group_stride: packed_steps::<bf16>(self.group_len),
-            panels,
-            bias: self.bias,
-            out: self.out,
-        }
+        // Packed, the groups lie end to end.
+        let k = self.groups * slots::<bf16>(self.group_len) / 2;
+        let (bias, out) = (self.bias, self.out);
+        Product { x: Input::Blocks(x), groups: 1, group_len: k, group_stride: k, panels, bias, out }
     }
 }
 
@@ -305,25 +295,23 @@ impl<W: Storage> Product<'_, '_, '_, W> {
         let k = self.groups * slots::<W>(self.group_len);
         let (from, to) = (self.x.as_ptr(), self.out.as_mut_ptr());
 
-        let mut done = 0;
         for group in 0..self.groups {
             for start in (0..self.group_len).step_by(K_BLOCK) {
-                let len = K_BLOCK.min(self.group_len - start);
+                let before = group * slots::<W>(self.group_len) + start;
                 // SAFETY: the assertions above keep every row, column and panel inside its array.
                 unsafe {
                     let block = Block {
                         x: from.add(x.column(group * self.group_stride + start)),
                         x_layout: x,
-                        k: len,
-                        panels: self.panels.as_ptr().add(done * width),
+                        k: K_BLOCK.min(self.group_len - start),
+                        panels: self.panels.as_ptr().add(before * width),
                         panel_stride: k * width,
-                        bias: if done == 0 { Some(self.bias.as_ptr()) } else { None },
+                        bias: if before == 0 { Some(self.bias.as_ptr()) } else { None },
                         out: to,
                         out_layout: out,
                     };
                     block.run(s, step);
                 }
-                done += slots::<W>(len);
             }
         }
     }
