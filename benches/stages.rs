@@ -6,12 +6,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use half::{bf16, f16};
 use lite_mamba::ops::Segment;
 use lite_mamba::ops::conv::DepthwiseConv;
 use lite_mamba::ops::linear::{Groups, Input, Linear, Output};
 use lite_mamba::ops::scan::SelectiveScan;
 use lite_mamba::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};
-use lite_mamba::simd::{Isa, Kernel, Simd, math};
+use lite_mamba::simd::{Isa, Kernel, Simd, Storage, math};
 use lite_mamba::threads::{Workers, set_num_threads};
 
 /// Values that are neither zero nor denormal, and the same at every run.
@@ -120,12 +121,20 @@ fn ceilings(isa: Isa) {
     }
 }
 
-fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, outputs: usize) {
-    let mut linear = Linear::<f32>::zeroed("weights", isa, outputs, Groups::one(inputs)).unwrap();
+fn linear<W: Storage<Real = f32>>(
+    isa: Isa,
+    workers: &Workers,
+    name: &str,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+) {
+    let mut linear = Linear::<W>::zeroed("weights", isa, outputs, Groups::one(inputs)).unwrap();
     linear.set_weight(0, &noise(inputs * outputs, 0.1));
     let blocks = |columns: usize| [padded(columns) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
     let x = noise(rows * padded(inputs), 1.0);
     let mut out = vec![0.0; rows * padded(outputs)];
+    let mut room = vec![0.0; rows * linear.room()];
     let operations = 2.0 * (rows * inputs * outputs) as f64;
     for (layout, is_blocks) in [("rows to blocks", false), ("blocks to rows", true)] {
         let seconds = median(|| {
@@ -134,14 +143,15 @@ fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, o
             } else {
                 (Input::Rows(view2(&x, [rows, inputs])), Output::Blocks(view3_mut(&mut out, blocks(outputs))))
             };
-            linear.apply(workers, x, out);
+            linear.apply(workers, linear.prepare(workers, x, &mut room), out);
         });
         black_box(&out);
         println!(
-            "{name:9} {rows:4} x {inputs:4} -> {outputs:4} {layout}: {:9.1} µs, {:6.1} GFLOP/s, {:5.1} GB/s of weights",
+            "{name:9} {:4} {rows:4} x {inputs:4} -> {outputs:4} {layout}: {:9.1} µs, {:6.1} GFLOP/s, {:5.1} GB/s of weights",
+            format!("{:?}", W::DTYPE),
             seconds * 1e6,
             operations / seconds / 1e9,
-            (inputs * outputs * 4) as f64 / seconds / 1e9
+            (inputs * outputs * size_of::<W>()) as f64 / seconds / 1e9
         );
     }
 }
@@ -156,12 +166,19 @@ fn main() {
     ceilings(isa);
     for rows in if rows.is_empty() { vec![1, 16, 384] } else { rows } {
         let workers = Workers::for_operations(f64::INFINITY);
-        for d in [256, 512, 768] {
+        for d in [256usize, 512, 768] {
             let e = 2 * d;
-            linear(isa, &workers, "in_proj/2", rows, d, e);
-            linear(isa, &workers, "x_proj", rows, e, d.div_ceil(16) + 32);
-            linear(isa, &workers, "dt_proj", rows, d.div_ceil(16), e);
-            linear(isa, &workers, "out_proj", rows, e, d);
+            let shapes = [
+                ("in_proj/2", d, e),
+                ("x_proj", e, d.div_ceil(16) + 32),
+                ("dt_proj", d.div_ceil(16), e),
+                ("out_proj", e, d),
+            ];
+            for (name, inputs, outputs) in shapes {
+                linear::<f32>(isa, &workers, name, rows, inputs, outputs);
+                linear::<bf16>(isa, &workers, name, rows, inputs, outputs);
+                linear::<f16>(isa, &workers, name, rows, inputs, outputs);
+            }
         }
         // As many channels as go through these stages together.
         let e = 32;

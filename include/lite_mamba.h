@@ -98,7 +98,7 @@
  *
  * Environment variables, read at first need: LITE_MAMBA_NUM_THREADS is the number of threads until
  * lm_set_num_threads is called; LITE_MAMBA_ISA names an instruction set to use instead of the fastest one
- * (portable, avx2, avx512, avx512bf16, neon), and is ignored if the processor lacks it.
+ * (portable, avx2, avx512, avx512bf16, amx, neon), and is ignored if the processor lacks it.
  *
  * Nothing is printed, no signal handler is installed and no C++ exception or Rust panic leaves a
  * function. (A bug of this library, LM_ERR_INTERNAL, does print its place in the source to stderr.)
