@@ -388,13 +388,14 @@ impl<W: Storage> Block<W> {
         // SAFETY: as for the block.
         unsafe {
             let mut row = 0;
-            while P == 1 && row + S::TILE_ROWS <= rows {
-                match S::TILE_ROWS {
-                    12 => self.at_row(row).tile::<S, 12, P>(s, step),
-                    6 => self.at_row(row).tile::<S, 6, P>(s, step),
-                    _ => self.at_row(row).tile::<S, 4, P>(s, step),
-                }
-                row += if matches!(S::TILE_ROWS, 12 | 6) { S::TILE_ROWS } else { 4 };
+            // A pair of weights takes the registers of more rows where there are few.
+            while P == 1 && S::TILE_ROWS == 12 && row + 12 <= rows {
+                self.at_row(row).tile::<S, 12, P>(s, step);
+                row += 12;
+            }
+            while P == 1 && S::TILE_ROWS == 6 && W::STEPS == 1 && row + 6 <= rows {
+                self.at_row(row).tile::<S, 6, P>(s, step);
+                row += 6;
             }
             while P == 1 && row + 4 <= rows {
                 self.at_row(row).tile::<S, 4, P>(s, step);
