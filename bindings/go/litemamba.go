@@ -19,7 +19,8 @@
 //
 // Slices are float32 whatever the type of the layer, Config.DType. [BF16] and [F16] store its matrices in half the
 // memory and compute in float32; [F64] stores everything in float64 and computes in it. A cache holds its state in the
-// type of this arithmetic, unless [Layer.NewCacheTyped] says otherwise.
+// type of this arithmetic, unless [Layer.NewCacheTyped] says otherwise. [Layer.ForwardDLPack] takes tensors of any of
+// these types, and of any strides.
 //
 // # Closing
 //
@@ -66,14 +67,18 @@ package litemamba
 /*
 // What a call is given stays where it is, on the stack too, and the library never calls back into Go.
 #cgo noescape lmgo_forward
+#cgo noescape lmgo_forward_dlpack
 #cgo noescape lmgo_forward_inference
 #cgo noescape lmgo_forward_varlen
 #cgo noescape lmgo_step
+#cgo noescape lmgo_step_dlpack
 #cgo noescape lmgo_step_lanes
 #cgo nocallback lmgo_forward
+#cgo nocallback lmgo_forward_dlpack
 #cgo nocallback lmgo_forward_inference
 #cgo nocallback lmgo_forward_varlen
 #cgo nocallback lmgo_step
+#cgo nocallback lmgo_step_dlpack
 #cgo nocallback lmgo_step_lanes
 #cgo nocallback lm_abi_version
 #include "shim.h"

@@ -196,4 +196,16 @@ static inline lmgo_result lmgo_load_memory(const void *data, size_t size, const 
 
 static inline lmgo_result lmgo_save(const lm_layer *layer, const char *path) { return lmgo_done(lm_save(layer, path)); }
 
+/* tensors of other libraries */
+
+static inline lmgo_result lmgo_forward_dlpack(const lm_layer *layer, const void *x, lm_cache *cache, const void *y,
+                                              void *stream) {
+    return lmgo_done(lm_forward_dlpack(layer, (const DLTensor *)x, cache, (const DLTensor *)y, stream));
+}
+
+static inline lmgo_result lmgo_step_dlpack(const lm_layer *layer, const void *x, lm_cache *cache, const void *y,
+                                           void *stream) {
+    return lmgo_done(lm_step_dlpack(layer, (const DLTensor *)x, cache, (const DLTensor *)y, stream));
+}
+
 #endif
