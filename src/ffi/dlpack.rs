@@ -110,9 +110,9 @@ const DTYPES: [(u8, u8, DType); 4] =
 /// stream: for a layer on a GPU, the CUDA stream to work on. Not looked at on the CPU.
 ///
 /// A tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
-/// for an F64 layer, else F32), its last side is contiguous, and one stride leads from each token to the next, through
-/// all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of 1, a seqlen of 1. What
-/// is not is converted some hundred tokens at a time.
+/// for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads from each
+/// token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of
+/// 1, a seqlen of 1. Others are converted some hundred tokens at a time.
 ///
 /// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
 /// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the
