@@ -5,20 +5,24 @@ import "C"
 
 import (
 	"cmp"
+	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 )
 
 // A Cache is the streaming state of a batch of sequences: what a layer remembers between calls. Its size does
-// not depend on how long the sequences are. It is made by [Layer.NewCache] or [Cache.Clone], or borrowed from
-// [InferenceParams.Cache]. It must not be copied.
+// not depend on how long the sequences are. It is made by [Layer.NewCache], [Cache.Clone] or [Layer.LoadCache], or
+// borrowed from [InferenceParams.Cache]. It must not be copied.
 //
 // Calls on one cache that meet take turns.
 type Cache struct {
 	turn   *turn       // own, or that of params
 	ptr    *C.lm_cache // nil once closed
 	batch  int
+	dtype  DType
 	params *InferenceParams // whom a borrowed cache belongs to, else nil
 	// Only of a cache that is not borrowed.
 	own     turn
@@ -33,15 +37,17 @@ type turn struct {
 
 var turns atomic.Uint64
 
-// NewCache creates a cache for batch sequences, all at their beginning. Any other layer of the same shape can
-// use it as well.
+// NewCache creates a cache for batch sequences, all at their beginning. Any other layer of the same variant,
+// shape and type can use it as well.
 //
 // It fails with [ErrOutOfMemory].
 func (l *Layer) NewCache(batch int) (*Cache, error) { return l.NewCacheTyped(batch, DTypeDefault) }
 
-// NewCacheTyped is [Layer.NewCache] with the type in which the state is held: [DTypeDefault], which is F32 for
-// an F32 layer, or that type itself. It fails with [ErrUnsupported] for one that this version cannot hold the
-// state in.
+// NewCacheTyped is [Layer.NewCache] with the type in which the state is held. [DTypeDefault] is the type of the
+// layer's arithmetic: F64 for an F64 layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call
+// then rounds the states that it leaves, so that how a sequence is cut into calls changes its results.
+//
+// It fails with [ErrInvalidArgument] for no DType and with [ErrOutOfMemory].
 func (l *Layer) NewCacheTyped(batch int, dtype DType) (*Cache, error) {
 	if err := notNegative("batch", batch); err != nil {
 		return nil, err
@@ -59,7 +65,7 @@ func (l *Layer) NewCacheTyped(batch int, dtype DType) (*Cache, error) {
 
 // newCache takes ownership of ptr.
 func newCache(ptr *C.lm_cache) *Cache {
-	c := &Cache{ptr: ptr, batch: int(C.lm_cache_batch(ptr))}
+	c := &Cache{ptr: ptr, batch: int(C.lm_cache_batch(ptr)), dtype: DType(C.lmgo_cache_dtype(ptr))}
 	c.turn = &c.own
 	c.turn.number = turns.Add(1)
 	c.cleanup = runtime.AddCleanup(c, func(ptr *C.lm_cache) { C.lm_free_cache(ptr) }, ptr)
@@ -144,10 +150,11 @@ func (c *Cache) ResetLane(lane int) error {
 }
 
 // CopyLane makes the sequence lane of c go on from where the sequence srcLane of src is; that one goes on by
-// itself. src may be c. The caches may differ in batch, but must be of layers of the same shape.
+// itself. src may be c. The caches may differ in batch and in type, but must be of layers of the same variant, shape and
+// type.
 //
 // It fails with [ErrInvalidArgument] for a lane that a cache does not have, and with [ErrShapeMismatch] for
-// caches of layers of different shapes.
+// caches of layers that differ.
 func (c *Cache) CopyLane(lane int, src *Cache, srcLane int) error {
 	if err := notNegative("lane", lane); err != nil {
 		return err
@@ -206,6 +213,9 @@ func (c *Cache) Clone() (*Cache, error) {
 
 // Batch returns the number of sequences.
 func (c *Cache) Batch() int { return c.batch }
+
+// DType returns the type in which the state is held, never DTypeDefault.
+func (c *Cache) DType() DType { return c.dtype }
 
 // SeqlenOffset returns the number of tokens since the beginning, of the sequence that has had most, and 0 once
 // the cache is closed.
@@ -279,4 +289,57 @@ func (c *Cache) SetState(name string, values []float32) error {
 	defer c.unlock()
 	raceRead(values)
 	return check(C.lmgo_cache_set_state(c.ptr, cName, floats(values), C.size_t(len(values))))
+}
+
+// Save returns the state as bytes, from which [Layer.LoadCache] makes it again, in this process or another, on
+// this machine or another, with this version of the library or a later one. The same state gives the same bytes.
+func (c *Cache) Save() ([]byte, error) { return c.AppendBinary(nil) }
+
+// AppendBinary is [Cache.Save] to the end of b, which grows only where it is too small: an [encoding.BinaryAppender].
+func (c *Cache) AppendBinary(b []byte) ([]byte, error) {
+	if err := c.lock(); err != nil {
+		return b, err
+	}
+	defer c.unlock()
+	var size C.size_t
+	if err := check(C.lmgo_cache_save(c.ptr, nil, 0, &size)); err != nil {
+		return b, err
+	}
+	grown := slices.Grow(b, int(size))
+	saved := grown[len(b) : len(b)+int(size)]
+	raceWrite(saved)
+	if err := check(C.lmgo_cache_save(c.ptr, unsafe.Pointer(unsafe.SliceData(saved)), size, &size)); err != nil {
+		return b, err
+	}
+	return grown[:len(b)+int(size)], nil
+}
+
+// WriteTo writes what [Cache.Save] returns to w, and returns its number of bytes: an [io.WriterTo]. The cache is free
+// again before w is written to.
+func (c *Cache) WriteTo(w io.Writer) (int64, error) {
+	saved, err := c.Save()
+	if err != nil {
+		return 0, err
+	}
+	n, err := w.Write(saved)
+	return int64(n), err
+}
+
+// LoadCache creates a cache from what [Cache.Save] returned, exactly that, for a layer of the variant, shape and type
+// that the cache was of. The data is not kept.
+//
+// It fails with [ErrFormat] for bytes that Save did not return, cut short or altered, with [ErrUnsupported] for
+// those of a later version that this one cannot read, with [ErrShapeMismatch] for a layer of another variant, shape or
+// type, or with [ErrOutOfMemory].
+func (l *Layer) LoadCache(data []byte) (*Cache, error) {
+	if err := l.rlock(); err != nil {
+		return nil, err
+	}
+	defer l.runlock()
+	raceRead(data)
+	var ptr *C.lm_cache
+	if err := check(C.lmgo_cache_load(l.ptr, unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data)), &ptr)); err != nil {
+		return nil, err
+	}
+	return newCache(ptr), nil
 }

@@ -41,6 +41,11 @@ func TestClosed(t *testing.T) {
 	_, newCache := layer.NewCache(1)
 	_, states := cache.States()
 	_, clone := cache.Clone()
+	_, saved := cache.Save()
+	_, written := cache.WriteTo(io.Discard)
+	kept, appended := cache.AppendBinary([]byte{1})
+	_, loaded := layer.LoadCache(must(live.Save()))
+	_, found := layer.FindParameter("D")
 	_, borrowedClone := borrowed.Clone()
 	for what, err := range map[string]error{
 		"Layer.Forward":             layer.Forward(x, x, 1, 1, nil),
@@ -55,6 +60,15 @@ func TestClosed(t *testing.T) {
 		"Layer.ForwardInference":    layer.ForwardInference(x, x, 1, 1, params),
 		"Layer.ForwardInference, p": open.ForwardInference(x, x, 1, 1, params),
 		"ForwardInference, by hand": open.ForwardInference(x, x, 1, 1, new(litemamba.InferenceParams)),
+		"Layer.ForwardVarlen":       layer.ForwardVarlen(x, x, []int{0, 1}, live),
+		"ForwardVarlen, cache":      open.ForwardVarlen(x, x, []int{0, 1}, cache),
+		"Layer.LoadCache":           loaded,
+		"Layer.FindParameter":       found,
+		"Layer.GetParameterFloat64": layer.GetParameterFloat64("D", nil),
+		"Layer.SetParameterFloat64": layer.SetParameterFloat64("D", nil),
+		"Cache.Save":                saved,
+		"Cache.WriteTo":             written,
+		"Cache.AppendBinary":        appended,
 		"Layer.Parameters":          parameters,
 		"Layer.NewCache":            newCache,
 		"Layer.GetParameter":        layer.GetParameter("D", x),
@@ -82,6 +96,9 @@ func TestClosed(t *testing.T) {
 	}
 	if cache.SeqlenOffset() != 0 || cache.Bytes() != 0 || params.Cache(0) != nil || live.SeqlenOffset() != 0 {
 		t.Error("what is closed must be empty, and failed calls must move nothing on")
+	}
+	if !slices.Equal(kept, []byte{1}) {
+		t.Errorf("AppendBinary that fails gives %v", kept)
 	}
 	if layer.DModel() != 8 || layer.Config().DState != 16 || cache.Batch() != 1 {
 		t.Error("what never changes must be known after Close too")

@@ -24,8 +24,9 @@ const (
 // String returns the variant's name, such as "PTCN".
 func (v Variant) String() string { return enumName("Variant", v, "PTCN", "STCN", "DPWC", "Baseline") }
 
-// A DType is a storage type. This version computes F32 layers; the other types are for the values that
-// [Layer.GetParameterTyped] and [Layer.SetParameterTyped] convert.
+// A DType is a storage type. Arithmetic is in float32, for F64 in float64, whatever the type. A BF16 or F16 layer keeps
+// its matrices, convolutions and biases in that type, and A_log, D and conv_gates in F32, as the reference does; an F64
+// layer keeps everything in F64.
 type DType uint32
 
 // The storage types.
@@ -39,6 +40,19 @@ const (
 
 // String returns the type's name, such as "F32".
 func (t DType) String() string { return enumName("DType", t, "Default", "F32", "F64", "BF16", "F16") }
+
+// Size returns how many bytes a value of the type takes, 0 for [DTypeDefault] and for no DType.
+func (t DType) Size() int {
+	switch t {
+	case F32:
+		return 4
+	case F64:
+		return 8
+	case BF16, F16:
+		return 2
+	}
+	return 0
+}
 
 // A Device is where parameters, caches and arithmetic live.
 type Device uint32

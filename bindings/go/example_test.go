@@ -178,6 +178,85 @@ func ExampleCache_Clone() {
 	// Output: true
 }
 
+// Three sequences of different lengths, packed one after the other.
+func ExampleLayer_ForwardVarlen() {
+	layer, err := litemamba.New(litemamba.NewConfig(litemamba.PTCN, 4))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer layer.Close()
+	cache, err := layer.NewCache(3)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+
+	cuSeqlens := []int{0, 2, 7, 8} // 2, 5 and 1 tokens
+	tokens := make([]float32, 8*4)
+	if err := layer.ForwardVarlen(tokens, tokens, cuSeqlens, cache); err != nil { // in place
+		log.Fatal(err)
+	}
+	fmt.Println(cache.SeqlenOffset(), "tokens in the longest")
+	// Output: 5 tokens in the longest
+}
+
+// A stream goes on where it was saved.
+func ExampleLayer_LoadCache() {
+	layer, err := litemamba.New(litemamba.NewConfig(litemamba.PTCN, 2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer layer.Close()
+	cache, err := layer.NewCache(1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+	y := make([]float32, 2)
+	if err := layer.Step(y, []float32{1, 2}, cache); err != nil {
+		log.Fatal(err)
+	}
+
+	saved, err := cache.Save()
+	if err != nil {
+		log.Fatal(err)
+	}
+	again, err := layer.LoadCache(saved)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer again.Close()
+	fmt.Println(again.SeqlenOffset(), "token")
+
+	saved[20] ^= 1
+	_, err = layer.LoadCache(saved)
+	fmt.Println(errors.Is(err, litemamba.ErrFormat))
+	// Output:
+	// 1 token
+	// true
+}
+
+func ExampleLayer_NewCacheTyped() {
+	config := litemamba.NewConfig(litemamba.PTCN, 64)
+	config.DType = litemamba.BF16 // half the memory for the weights
+	layer, err := litemamba.New(config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer layer.Close()
+	for _, dtype := range []litemamba.DType{litemamba.DTypeDefault, litemamba.BF16} {
+		cache, err := layer.NewCacheTyped(1, dtype)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer cache.Close()
+		fmt.Println(cache.DType())
+	}
+	// Output:
+	// F32
+	// BF16
+}
+
 func ExampleCache_States() {
 	layer, err := litemamba.New(litemamba.NewConfig(litemamba.PTCN, 8))
 	if err != nil {

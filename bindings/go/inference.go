@@ -87,5 +87,5 @@ func (p *InferenceParams) Cache(layerIdx int) *Cache {
 	if ptr == nil {
 		return nil
 	}
-	return &Cache{turn: &p.turn, ptr: ptr, batch: int(C.lm_cache_batch(ptr)), params: p}
+	return &Cache{turn: &p.turn, ptr: ptr, batch: int(C.lm_cache_batch(ptr)), dtype: DType(C.lmgo_cache_dtype(ptr)), params: p}
 }

@@ -106,7 +106,7 @@ func newLayer(ptr *C.lm_layer) (*Layer, error) {
 }
 
 // Close frees the layer, after the calls in progress on other goroutines. Its caches stay valid, for other
-// layers of the same shape. It returns nil, however often it is called.
+// layers of the same kind. It returns nil, however often it is called.
 func (l *Layer) Close() error {
 	l.mu.Lock()
 	defer l.unlock()
@@ -261,6 +261,64 @@ func (l *Layer) ForwardInference(dst, x []float32, batch, seqlen int, params *In
 	return check(C.lmgo_forward_inference(l.ptr, floats(x), C.size_t(batch), C.size_t(seqlen), params.ptr, floats(dst)))
 }
 
+// ForwardVarlen computes sequences of different lengths, packed one after the other without padding: [Layer.Forward]
+// of each, to the bit, in one call.
+//
+// x and dst are (total, d_model), where total is the last of cuSeqlens; dst may be x itself, and may be longer.
+// cuSeqlens has one number more than there are sequences, the first 0 and none less than the one before: sequence
+// i has the tokens cuSeqlens[i] to cuSeqlens[i+1], that one excluded. A sequence may be empty. No numbers at all are no
+// sequences.
+//
+// cache is nil for sequences that begin here and are not continued. With a cache whose batch is the number of
+// sequences, sequence i continues its sequence i, which moves on by as many tokens.
+//
+// It fails with [ErrInvalidArgument] for other numbers in cuSeqlens, and as [Layer.Forward].
+func (l *Layer) ForwardVarlen(dst, x []float32, cuSeqlens []int, cache *Cache) error {
+	if err := l.rlock(); err != nil {
+		return err
+	}
+	defer l.runlock()
+	total, err := packedTotal(cuSeqlens)
+	if err != nil {
+		return err
+	}
+	if dModel := l.config.DModel; len(x)%dModel != 0 || len(x)/dModel != total {
+		return newError(ErrShapeMismatch, "x has %d values; it must have cuSeqlens[%d] * d_model: %d * %d",
+			len(x), max(len(cuSeqlens), 1)-1, total, dModel)
+	}
+	if err := checkOutput(dst, x); err != nil {
+		return err
+	}
+	raceRead(cuSeqlens)
+	var state *C.lm_cache
+	if cache != nil {
+		if err := cache.lock(); err != nil {
+			return err
+		}
+		defer cache.unlock()
+		state = cache.ptr
+	}
+	return check(C.lmgo_forward_varlen(l.ptr, floats(x), sizes(cuSeqlens), C.size_t(max(len(cuSeqlens), 1)-1),
+		state, floats(dst)))
+}
+
+// packedTotal is the last of cuSeqlens. That none is less than the one before is left to the library, which looks at
+// nothing where there are no sequences.
+func packedTotal(cuSeqlens []int) (int, error) {
+	if len(cuSeqlens) == 0 {
+		return 0, nil
+	}
+	if cuSeqlens[0] != 0 {
+		return 0, newError(ErrInvalidArgument, "cuSeqlens[0] is %d; it must be 0", cuSeqlens[0])
+	}
+	for i, n := range cuSeqlens {
+		if n < 0 {
+			return 0, newError(ErrInvalidArgument, "cuSeqlens[%d] is %d; it must not be negative", i, n)
+		}
+	}
+	return cuSeqlens[len(cuSeqlens)-1], nil
+}
+
 // Parameters describes every parameter. Names, shapes and order are those of the reference's state dict; of
 // two names for one tensor (conv1d.weight is branch 0's) only one is listed, and every method accepts both.
 func (l *Layer) Parameters() ([]TensorInfo, error) {
@@ -277,6 +335,25 @@ func (l *Layer) Parameters() ([]TensorInfo, error) {
 		infos[i] = tensorInfo(&info)
 	}
 	return infos, nil
+}
+
+// FindParameter describes the parameter of that name, or that other name.
+//
+// It fails with [ErrNotFound] for another one.
+func (l *Layer) FindParameter(name string) (TensorInfo, error) {
+	cName, err := cString("name", name)
+	if err != nil {
+		return TensorInfo{}, err
+	}
+	if err := l.rlock(); err != nil {
+		return TensorInfo{}, err
+	}
+	defer l.runlock()
+	var info C.lm_tensor_info
+	if err := check(C.lmgo_find_parameter(l.ptr, cName, &info)); err != nil {
+		return TensorInfo{}, err
+	}
+	return tensorInfo(&info), nil
 }
 
 // GetParameter copies a parameter into dst, whose length must be the parameter's number of values.
@@ -348,6 +425,23 @@ func (l *Layer) SetParameterTyped(name string, dtype DType, values []byte) error
 	raceRead(values)
 	return check(C.lmgo_set_parameter_typed(l.ptr, cName, C.uint32_t(dtype),
 		unsafe.Pointer(unsafe.SliceData(values)), C.size_t(len(values))))
+}
+
+// GetParameterFloat64 is [Layer.GetParameter] of every value exactly, whatever the parameter's type. It fails with
+// [ErrOutOfMemory] too.
+func (l *Layer) GetParameterFloat64(name string, dst []float64) error {
+	return l.GetParameterTyped(name, F64, bytesOf(dst))
+}
+
+// SetParameterFloat64 is [Layer.SetParameter] with values that are exact where the parameter's type can hold them,
+// else rounded to nearest.
+func (l *Layer) SetParameterFloat64(name string, values []float64) error {
+	return l.SetParameterTyped(name, F64, bytesOf(values))
+}
+
+// bytesOf is the memory of a slice.
+func bytesOf(s []float64) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), 8*len(s))
 }
 
 // Save writes the layer to a safetensors file that [Load] and the reference's load_state_dict read, its

@@ -11,6 +11,17 @@
 // crosses to C. Input and output may be the same slice, which is then overwritten with the result; slices
 // that overlap in part are an error.
 //
+// Sequences of different lengths go through [Layer.ForwardVarlen], packed without padding. [Cache.Save] gives the
+// state of streams as bytes, from which [Layer.LoadCache] goes on with the same bits: after a restart, or on another
+// machine.
+//
+// # Types
+//
+// Slices are float32 whatever the type of the layer, Config.DType. [BF16] and [F16] store its matrices in half the
+// memory and compute in float32; [F64] stores everything in float64 and computes in it. A cache holds its state in the
+// type of this arithmetic, unless [Layer.NewCacheTyped] says otherwise. [Layer.ForwardDLPack] takes tensors of any of
+// these types, and of any strides.
+//
 // # Closing
 //
 // A [Layer], a [Cache] and [InferenceParams] own memory that Go's garbage collector does not see. Close
@@ -56,12 +67,18 @@ package litemamba
 /*
 // What a call is given stays where it is, on the stack too, and the library never calls back into Go.
 #cgo noescape lmgo_forward
+#cgo noescape lmgo_forward_dlpack
 #cgo noescape lmgo_forward_inference
+#cgo noescape lmgo_forward_varlen
 #cgo noescape lmgo_step
+#cgo noescape lmgo_step_dlpack
 #cgo noescape lmgo_step_lanes
 #cgo nocallback lmgo_forward
+#cgo nocallback lmgo_forward_dlpack
 #cgo nocallback lmgo_forward_inference
+#cgo nocallback lmgo_forward_varlen
 #cgo nocallback lmgo_step
+#cgo nocallback lmgo_step_dlpack
 #cgo nocallback lmgo_step_lanes
 #cgo nocallback lm_abi_version
 #include "shim.h"

@@ -85,6 +85,11 @@ static inline lmgo_result lmgo_step_lanes(const lm_layer *layer, const float *x,
     return lmgo_done(lm_step_lanes(layer, x, lanes, num_lanes, cache, y));
 }
 
+static inline lmgo_result lmgo_forward_varlen(const lm_layer *layer, const float *x, const size_t *cu_seqlens,
+                                              size_t num_seqs, lm_cache *cache, float *y) {
+    return lmgo_done(lm_forward_varlen(layer, x, cu_seqlens, num_seqs, cache, y));
+}
+
 static inline lmgo_result lmgo_cache_reset(lm_cache *cache) { return lmgo_done(lm_cache_reset(cache)); }
 
 static inline lmgo_result lmgo_cache_clone(const lm_cache *cache, lm_cache **clone) {
@@ -111,6 +116,20 @@ static inline lmgo_result lmgo_cache_copy_lane(lm_cache *dst, size_t dst_lane, c
     return lmgo_done(lm_cache_copy_lane(dst, dst_lane, src, src_lane));
 }
 
+/* The type in which the state is held; every cache has a state. */
+static inline uint32_t lmgo_cache_dtype(const lm_cache *cache) {
+    lm_tensor_info info;
+    return lm_cache_state_info(cache, 0, &info, sizeof info) == LM_OK ? info.dtype : LM_DTYPE_DEFAULT;
+}
+
+static inline lmgo_result lmgo_cache_save(const lm_cache *cache, void *buffer, size_t capacity, size_t *written) {
+    return lmgo_done(lm_cache_save(cache, buffer, capacity, written));
+}
+
+static inline lmgo_result lmgo_cache_load(const lm_layer *layer, const void *buffer, size_t size, lm_cache **cache) {
+    return lmgo_done(lm_cache_load(layer, buffer, size, cache));
+}
+
 /* several layers of one model */
 
 static inline lmgo_result lmgo_inference_params_create(size_t batch, lm_inference_params **params) {
@@ -131,6 +150,12 @@ static inline lmgo_result lmgo_forward_inference(const lm_layer *layer, const fl
 
 static inline lmgo_result lmgo_parameter_info(const lm_layer *layer, size_t index, lm_tensor_info *info) {
     return lmgo_done(lm_parameter_info(layer, index, info, sizeof *info));
+}
+
+static inline lmgo_result lmgo_find_parameter(const lm_layer *layer, const char *name, lm_tensor_info *info) {
+    size_t index;
+    lm_status status = lm_find_parameter(layer, name, &index);
+    return lmgo_done(status != LM_OK ? status : lm_parameter_info(layer, index, info, sizeof *info));
 }
 
 static inline lmgo_result lmgo_get_parameter(const lm_layer *layer, const char *name, float *out, size_t count) {
@@ -170,5 +195,17 @@ static inline lmgo_result lmgo_load_memory(const void *data, size_t size, const 
 }
 
 static inline lmgo_result lmgo_save(const lm_layer *layer, const char *path) { return lmgo_done(lm_save(layer, path)); }
+
+/* tensors of other libraries */
+
+static inline lmgo_result lmgo_forward_dlpack(const lm_layer *layer, const void *x, lm_cache *cache, const void *y,
+                                              void *stream) {
+    return lmgo_done(lm_forward_dlpack(layer, (const DLTensor *)x, cache, (const DLTensor *)y, stream));
+}
+
+static inline lmgo_result lmgo_step_dlpack(const lm_layer *layer, const void *x, lm_cache *cache, const void *y,
+                                           void *stream) {
+    return lmgo_done(lm_step_dlpack(layer, (const DLTensor *)x, cache, (const DLTensor *)y, stream));
+}
 
 #endif

@@ -51,13 +51,17 @@ say "examples"
 go run ./examples/streaming
 go run ./examples/load
 
-say "the program of the README, in a module of its own"
-mkdir "$build/app"
+say "the programs of the README, in a module of their own"
+mkdir -p "$build/app/saved"
 cd "$build/app"
-awk '/^```go$/ { inside = 1; next } /^```$/ { if (inside) exit } inside' "$here/README.md" > main.go
+readme() { # readme NUMBER: that block of Go
+    awk -v wanted="$1" '/^```go$/ { inside = ++number == wanted; next } /^```$/ { inside = 0 } inside' "$here/README.md"
+}
+readme 1 > main.go
+readme 2 > saved/main.go
 go mod init example.org/app 2> /dev/null
 go mod edit -require litemamba@v0.1.0 -replace "litemamba=$here"
-go vet .
+go vet ./...
 unset LD_LIBRARY_PATH DYLD_LIBRARY_PATH
 CGO_LDFLAGS="-Wl,-rpath,$prefix/lib" go build -o shared .
 ./shared > shared.txt
@@ -67,4 +71,7 @@ if [ "$(go env GOOS)" = linux ]; then
     cmp shared.txt static.txt
 fi
 cat shared.txt
+CGO_LDFLAGS="-Wl,-rpath,$prefix/lib" go build -o streams ./saved
+./streams
+./streams | grep -x "10 tokens so far"
 say "all is well"

@@ -92,7 +92,7 @@ for snippet in Tests/Isolation/*.swift; do
     echo "$(basename "$snippet" .swift): $([ -z "$expected" ] && echo accepted || echo refused)"
 done
 
-say "the program of the README, in a package of its own"
+say "the programs of the README, in a package of their own"
 app=$build/app-package
 mkdir -p "$app/Sources/App"
 readme() { # readme NUMBER: that block of Swift
@@ -103,4 +103,9 @@ readme 2 | sed "s|\.\./lite-mamba|$root|" > "$app/Package.swift"
 grep -q "$root" "$app/Package.swift"
 quietly package build "$app"
 package run "$app" -q --skip-build App
+readme 3 > "$app/Sources/App/main.swift"
+quietly package build "$app"
+cd "$build"
+package run "$app" -q --skip-build App
+package run "$app" -q --skip-build App | grep "^10 tokens so far"
 say "all is well"

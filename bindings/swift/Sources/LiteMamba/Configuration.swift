@@ -45,8 +45,8 @@ public struct Configuration: Hashable, Sendable {
     public var useFastPath = false
     /// The layer's number in its model, for ``InferenceParameters``.
     public var layerIdx: Int?
-    /// Storage type of the parameters. This version computes ``DType/float32`` layers.
-    public var dtype = DType.float32
+    /// Storage type of the parameters; see ``DType``.
+    public var dtype: DType
     /// Where parameters, caches and arithmetic live.
     public var device = Device.cpu
     /// The arithmetic of matrix products on a GPU.
@@ -59,12 +59,13 @@ public struct Configuration: Hashable, Sendable {
     /// What has no argument here is a property to be set afterwards.
     public init(
         _ variant: Variant = .ptcn, dModel: Int, convDilations: [Int] = [1], layerIdx: Int? = nil,
-        seed: UInt64 = 0
+        dtype: DType = .float32, seed: UInt64 = 0
     ) {
         self.variant = variant
         self.dModel = dModel
         self.convDilations = convDilations
         self.layerIdx = layerIdx
+        self.dtype = dtype
         self.seed = seed
     }
 
@@ -106,6 +107,10 @@ public struct Configuration: Hashable, Sendable {
 }
 
 /// A type of numbers, in which parameters and states are stored.
+///
+/// Arithmetic is in `Float`, for ``float64`` in `Double`, whatever the type, and inputs and outputs are `Float`. A layer
+/// of ``bfloat16`` or ``float16`` keeps its matrices, convolutions and biases in that type, and `A_log`, `D` and
+/// `conv_gates` in ``float32``, as the reference does; one of ``float64`` keeps everything in that.
 public enum DType: Hashable, Sendable, CaseIterable {
     /// IEEE 754 binary32, Swift's `Float`.
     case float32

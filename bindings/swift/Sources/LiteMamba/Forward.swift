@@ -88,6 +88,64 @@ extension Layer {
     }
 }
 
+// MARK: Sequences of different lengths
+
+extension Layer {
+    /// Computes sequences of different lengths, packed one after the other without padding:
+    /// ``forward(_:batch:cache:)`` of each, to the bit, in one call.
+    ///
+    /// ```swift
+    /// let y = try layer.forward(x, cuSeqlens: [0, 2, 7])  // of 2 and of 5 tokens
+    /// ```
+    ///
+    /// - Parameters:
+    ///   - x: (total, d_model), where total is the last of `cuSeqlens`.
+    ///   - cuSeqlens: One number more than there are sequences, the first 0 and none less than the one before: sequence
+    ///     `i` has the tokens `cuSeqlens[i]..<cuSeqlens[i + 1]`. It may be empty. No numbers at all are no sequences.
+    ///   - cache: `nil` for sequences that begin here and are not continued. With a cache whose batch is the number of
+    ///     sequences, sequence `i` continues its sequence `i`, which moves on by as many tokens.
+    /// - Returns: (total, d_model).
+    /// - Throws: ``LiteMambaError/Code-swift.struct/invalidArgument`` for other numbers in `cuSeqlens`; further errors as
+    ///   ``forward(_:batch:cache:)``.
+    public func forward(
+        _ x: [Float], cuSeqlens: [Int], cache: Cache? = nil
+    ) throws(LiteMambaError) -> [Float] {
+        try output(x) { x, y throws(LiteMambaError) in
+            try cuSeqlens.withBuffer { cuSeqlens throws(LiteMambaError) in
+                try forward(x, cuSeqlens: cuSeqlens, cache: cache, into: y)
+            }
+        }
+    }
+
+    /// As ``forward(_:cuSeqlens:cache:)``, into an array of the size of `x`, without allocating.
+    public func forward(
+        _ x: [Float], cuSeqlens: [Int], cache: Cache? = nil, into y: inout [Float]
+    ) throws(LiteMambaError) {
+        try fill(&y, from: x) { x, y throws(LiteMambaError) in
+            try cuSeqlens.withBuffer { cuSeqlens throws(LiteMambaError) in
+                try forward(x, cuSeqlens: cuSeqlens, cache: cache, into: y)
+            }
+        }
+    }
+
+    /// As ``forward(_:cuSeqlens:cache:)``, into a buffer of the size of `x`, which may be `x` itself, without allocating.
+    public func forward(
+        _ x: UnsafeBufferPointer<Float>, cuSeqlens: UnsafeBufferPointer<Int>, cache: Cache? = nil,
+        into y: UnsafeMutableBufferPointer<Float>
+    ) throws(LiteMambaError) {
+        // That no number is less than the one before is left to the library.
+        for i in cuSeqlens.indices where cuSeqlens[i] < 0 { try requireSize(cuSeqlens[i], "cuSeqlens[\(i)]") }
+        if let first = cuSeqlens.first, first != 0 {
+            throw LiteMambaError(.invalidArgument, "cuSeqlens[0] is \(first); it must be 0")
+        }
+        try requireTokens(cuSeqlens.last ?? 0, "cuSeqlens.last", x, y)
+        try withHandles(self, cache) { layer, cache in
+            lm_forward_varlen(
+                layer, x.baseAddress, cuSeqlens.baseAddress, max(cuSeqlens.count, 1) - 1, cache, y.baseAddress)
+        }
+    }
+}
+
 // MARK: One token
 
 extension Layer {

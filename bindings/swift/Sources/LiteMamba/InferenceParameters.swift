@@ -38,8 +38,9 @@ public final class InferenceParameters {
     /// The cache of the layer with this ``Configuration/layerIdx``, `nil` before that layer's first
     /// ``Layer/forward(_:inferenceParameters:)``. It keeps the collection alive.
     public func cache(layerIdx: Int) -> Cache? {
+        // Only a type that this package does not know would make it nil, and there is no layer of such a one.
         withExtendedLifetime(self) { lm_inference_params_cache(handle, Int64(layerIdx)) }
-            .map { Cache(borrowing: $0, from: self) }
+            .flatMap { try? Cache(borrowing: $0, from: self) }
     }
 }
 

@@ -15,28 +15,40 @@ extension Layer {
         }
     }
 
+    /// What there is to know of one of ``parameters``.
+    ///
+    /// - Parameter name: As in ``parameters``, or its other name.
+    /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name.
+    public func parameterInfo(_ name: String) throws(LiteMambaError) -> TensorInfo {
+        try requireText(name, "name")
+        return try withExtendedLifetime(self) { () throws(LiteMambaError) in
+            var index = 0
+            try check(lm_find_parameter(handle, name, &index))
+            return try TensorInfo { lm_parameter_info(handle, index, $0, $1) }
+        }
+    }
+
     /// A parameter's values.
     ///
     /// - Parameter name: As in ``parameters``, or its other name.
     /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name.
     public func parameter(_ name: String) throws(LiteMambaError) -> [Float] {
-        let parameters = try parameters
-        if let parameter = parameters.first(where: { $0.name == name }) {
-            return try values(name, parameter.count)
+        try [Float](count: parameterInfo(name).count) { values throws(LiteMambaError) in
+            try copyParameter(name, into: values)
         }
-        // Another name: the library knows it, but tells its size to no one who does not know it.
-        for count in Set(parameters.map(\.count)) {
-            do throws(LiteMambaError) {
-                return try values(name, count)
-            } catch {
-                if error.code != .shapeMismatch { throw error }
-            }
-        }
-        return try values(name, 0)
     }
 
-    private func values(_ name: String, _ count: Int) throws(LiteMambaError) -> [Float] {
-        try [Float](count: count) { values throws(LiteMambaError) in try copyParameter(name, into: values) }
+    /// A parameter's values, each exactly, whatever its type is.
+    ///
+    /// - Parameters:
+    ///   - name: As in ``parameters``, or its other name.
+    ///   - type: `Double.self`.
+    /// - Throws: ``LiteMambaError/Code-swift.struct/notFound`` for another name;
+    ///   ``LiteMambaError/Code-swift.struct/outOfMemory``.
+    public func parameter(_ name: String, as type: Double.Type) throws(LiteMambaError) -> [Double] {
+        try [Double](count: parameterInfo(name).count) { values throws(LiteMambaError) in
+            try copyParameter(name, as: .float64, into: UnsafeMutableRawBufferPointer(values))
+        }
     }
 
     /// Copies a parameter out, as ``parameter(_:)``, without allocating.
@@ -103,16 +115,7 @@ extension Layer {
             let copy = try Layer(owning: handle!)
             for parameter in try original.parameters {
                 // Every type fits into f64.
-                let values = try [Double](count: parameter.count) { values throws(LiteMambaError) in
-                    try original.copyParameter(
-                        parameter.name, as: .float64, into: UnsafeMutableRawBufferPointer(values))
-                }
-                try values.withBuffer { values throws(LiteMambaError) in
-                    let bytes = UnsafeRawBufferPointer(values)
-                    try check(
-                        lm_set_parameter_typed(
-                            copy.handle, parameter.name, LM_DTYPE_F64.rawValue, bytes.baseAddress, bytes.count))
-                }
+                try copy.overwrite(parameter.name, with: original.parameter(parameter.name, as: Double.self))
             }
             layer = copy
         }
@@ -123,6 +126,16 @@ extension Layer {
         /// The parameters, as ``Layer/parameters``.
         public var parameters: [TensorInfo] {
             get throws(LiteMambaError) { try layer.parameters }
+        }
+
+        /// What there is to know of a parameter, as ``Layer/parameterInfo(_:)``.
+        public func parameterInfo(_ name: String) throws(LiteMambaError) -> TensorInfo {
+            try layer.parameterInfo(name)
+        }
+
+        /// A parameter's values, each exactly, as ``Layer/parameter(_:as:)``.
+        public func parameter(_ name: String, as type: Double.Type) throws(LiteMambaError) -> [Double] {
+            try layer.parameter(name, as: type)
         }
 
         /// A parameter's values, as ``Layer/parameter(_:)``.
@@ -150,6 +163,20 @@ extension Layer {
             try check(lm_set_parameter(layer.handle, name, values.baseAddress, values.count))
         }
 
+        /// Replaces a parameter with values that are exact where the layer's type can hold them, else rounded to nearest.
+        ///
+        /// - Parameters:
+        ///   - name: As in ``Layer/parameters``, or its other name.
+        ///   - type: `Double.self`.
+        ///   - values: The values, row-major in the parameter's shape.
+        /// - Throws: As the form on `Float`.
+        public mutating func setParameter(
+            _ name: String, as type: Double.Type, to values: [Double]
+        ) throws(LiteMambaError) {
+            try requireText(name, "name")
+            try layer.overwrite(name, with: values)
+        }
+
         /// Replaces a parameter with values of a type of the caller's choice: every value exactly where the layer's
         /// type can hold it, else rounded to nearest.
         ///
@@ -166,6 +193,19 @@ extension Layer {
             try requireText(name, "name")
             try check(
                 lm_set_parameter_typed(layer.handle, name, dtype.cValue, bytes.baseAddress, bytes.count))
+        }
+    }
+}
+
+extension Layer {
+    /// For a builder alone, which nobody shares the layer with.
+    fileprivate func overwrite(_ name: String, with values: [Double]) throws(LiteMambaError) {
+        try values.withBuffer { values throws(LiteMambaError) in
+            let bytes = UnsafeRawBufferPointer(values)
+            try check(
+                withExtendedLifetime(self) {
+                    lm_set_parameter_typed(handle, name, LM_DTYPE_F64.rawValue, bytes.baseAddress, bytes.count)
+                })
         }
     }
 }

@@ -21,11 +21,16 @@ public struct TensorInfo: Hashable, Sendable {
     ) throws(LiteMambaError) -> [TensorInfo] {
         var list: [TensorInfo] = []
         for index in 0..<count {
-            var info = lm_tensor_info()
-            try check(describe(index, &info, MemoryLayout<lm_tensor_info>.size))
-            list.append(try TensorInfo(info))
+            list.append(try TensorInfo { describe(index, $0, $1) })
         }
         return list
+    }
+
+    /// What `describe` says about one tensor.
+    init(_ describe: (UnsafeMutablePointer<lm_tensor_info>, Int) -> lm_status) throws(LiteMambaError) {
+        var info = lm_tensor_info()
+        try check(describe(&info, MemoryLayout<lm_tensor_info>.size))
+        try self.init(info)
     }
 
     private init(_ c: lm_tensor_info) throws(LiteMambaError) {

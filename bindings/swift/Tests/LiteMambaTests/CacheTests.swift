@@ -86,8 +86,6 @@ import Testing
 
     @Test func whatCannotBeMade() throws {
         expectError(.invalidArgument, "batch is -1") { _ = try Cache(for: layer, batch: -1) }
-        expectError(.unsupported, "dtype") { _ = try Cache(for: layer, dtype: .float16) }
-        #expect(try Cache(for: layer, dtype: .float32).batch == 1)
     }
 
     @Test func itOutlivesItsLayer() throws {

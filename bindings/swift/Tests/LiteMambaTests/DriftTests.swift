@@ -110,6 +110,7 @@ import Testing
         other.convBias = false
         other.bias = true
         other.useFastPath = true
+        other.dtype = .float64
         other.math = .tf32
         #expect(try Layer(other).configuration == other)
 

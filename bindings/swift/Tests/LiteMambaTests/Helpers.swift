@@ -5,9 +5,12 @@ import LiteMamba
 import Testing
 
 /// A small layer with every kind of parameter.
-func makeLayer(_ variant: Configuration.Variant = .ptcn, layerIdx: Int? = nil, seed: UInt64 = 0) throws -> Layer {
+func makeLayer(
+    _ variant: Configuration.Variant = .ptcn, layerIdx: Int? = nil, dtype: DType = .float32, seed: UInt64 = 0
+) throws -> Layer {
     var configuration = Configuration(
-        variant, dModel: 8, convDilations: variant == .baseline ? [1] : [1, 2, 4], layerIdx: layerIdx, seed: seed)
+        variant, dModel: 8, convDilations: variant == .baseline ? [1] : [1, 2, 4], layerIdx: layerIdx,
+        dtype: dtype, seed: seed)
     configuration.dState = 4
     configuration.bias = true
     return try Layer(configuration)
