@@ -79,9 +79,13 @@ impl Server {
 
     /// What it says at its end, which must be a good one.
     fn ended(mut self) -> String {
+        let status = (0..1200).find_map(|_| {
+            thread::sleep(Duration::from_millis(50));
+            self.process.try_wait().unwrap()
+        });
+        assert!(status.expect("it does not end").success());
         let mut said = String::new();
         self.output.read_to_string(&mut said).unwrap();
-        assert!(self.process.wait().unwrap().success());
         said
     }
 }
