@@ -14,7 +14,7 @@ TARGET := $(abspath $(CARGO_TARGET_DIR))
 BUILT := $(TARGET)/built
 DEMO := $(TARGET)/demo
 
-.PHONY: help demo install uninstall dist test test-dist bench bench-peers header abi clean cargo release notices tools rust-tests install-tests abi-tests
+.PHONY: help demo install uninstall dist test test-dist bench bench-peers header abi clean cargo release notices tools rust-tests server-tests install-tests abi-tests
 
 help:
 	@echo "make demo       forecast CO2 with a streamed model, from C; draws a plot"
@@ -44,7 +44,7 @@ uninstall:
 dist: cargo
 	packaging/dist.sh
 
-test: tools rust-tests test-dist abi-tests install-tests demo
+test: tools rust-tests server-tests test-dist abi-tests install-tests demo
 
 test-dist: dist
 	tests/dist.sh
@@ -87,6 +87,9 @@ rust-tests: cargo
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+server-tests: cargo
+	tests/server.sh
 
 abi-tests: dist
 	tests/abi.sh $(TARGET)/dist/unstripped.so

@@ -88,7 +88,26 @@ fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
             long_sequences(variant);
             tensors_of_others(variant);
         }
+        many_streams(variant);
     }
+}
+
+/// Ten thousand streams take the bytes of their own states, and less than a tenth more.
+fn many_streams(variant: Variant) {
+    const STREAMS: usize = 10_000;
+    let layer = layer(variant, 64, DType::F32);
+    let mut cache = None;
+    let grown = peak(|| cache = Some(Cache::new(&layer, STREAMS, 0).unwrap()));
+    let cache = cache.unwrap();
+    // The branches of all variants but STCN have one history, the longest of theirs.
+    let [histories @ .., ssm] = cache.states() else { panic!("no states") };
+    let lengths = histories.iter().map(|info| info.shape[2]);
+    let rows = if variant == Variant::Stcn { lengths.sum() } else { lengths.max().unwrap() } + ssm.shape[2];
+    let own = STREAMS * layer.dims().d_inner * rows * size_of::<f32>();
+    for (what, bytes) in [("bytes()", cache.bytes()), ("allocated", grown)] {
+        assert!((own..own + own / 10).contains(&bytes), "{}: {own} bytes, {what} {bytes}", variant.name());
+    }
+    assert!(cache.bytes() <= grown, "{}: {} of {grown} bytes", variant.name(), cache.bytes());
 }
 
 unsafe extern "C" {
