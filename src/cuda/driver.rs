@@ -1,0 +1,451 @@
+//! The CUDA driver and cuBLASLt, as much of them as the layer needs: every call checked, every failure a sentence.
+//!
+//! Both libraries are looked for when a device is first asked for. cudarc panics where one is missing, so nothing
+//! here calls into it before [`available`] has been asked.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use cudarc::cublaslt::sys as blas;
+use cudarc::driver::sys::{self, CUresult};
+
+use super::kernels::{Kernel, Storage};
+use crate::error::{Error, ErrorKind, Result, fail};
+
+/// A stream of the driver: null is the legacy default one.
+pub type Stream = sys::CUstream;
+
+/// The oldest driver that takes the kernels' PTX, 12.0.
+const MIN_DRIVER: c_int = 12_000;
+/// What the kernels are compiled for.
+const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
+
+static PTX: &str = concat!(include_str!("kernels/layer.ptx"), "\0");
+
+/// How many devices there are, if the driver, a device and cuBLASLt are.
+///
+/// # Errors
+/// `Cuda`, saying what is missing.
+pub fn available() -> Result<u32> {
+    static COUNT: OnceLock<Result<u32>> = OnceLock::new();
+    COUNT.get_or_init(look).clone()
+}
+
+fn look() -> Result<u32> {
+    // SAFETY: loads the driver's library, or finds that it is not there.
+    if !unsafe { sys::is_culib_present() } {
+        fail!(Cuda, "there is no CUDA driver on this machine");
+    }
+    let mut version = 0;
+    // SAFETY: the library is there; the pointer is to a local.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    if version < MIN_DRIVER {
+        let [has, needs] = [version, MIN_DRIVER].map(|v| format!("{}.{}", v / 1000, v % 1000 / 10));
+        fail!(Cuda, "the CUDA driver is too old: it is for CUDA {has}, and CUDA {needs} is needed");
+    }
+    // SAFETY: the library is there.
+    match unsafe { sys::cuInit(0) } {
+        CUresult::CUDA_SUCCESS => {}
+        CUresult::CUDA_ERROR_NO_DEVICE => fail!(Cuda, "the CUDA driver finds no device"),
+        status => check("cuInit", status)?,
+    }
+    let mut count = 0;
+    // SAFETY: the driver is initialised; the pointer is to a local.
+    check("cuDeviceGetCount", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    if count < 1 {
+        fail!(Cuda, "the CUDA driver finds no device");
+    }
+    // SAFETY: loads cuBLASLt's library, or finds that it is not there.
+    if !unsafe { blas::is_culib_present() } {
+        fail!(Cuda, "cuBLASLt, a part of the CUDA toolkit, is not where the loader looks");
+    }
+    Ok(count as u32)
+}
+
+/// `Ok`, or what the driver calls the failure.
+pub fn check(what: &str, status: CUresult) -> Result<()> {
+    match status {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => fail!(Cuda, "the device is out of memory ({what})"),
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            fail!(Cuda, "the CUDA driver is too old for the kernels' PTX")
+        }
+        status => {
+            let mut name = std::ptr::null();
+            // SAFETY: the driver is there, as it gave the status; a name is a static string.
+            let name = unsafe {
+                sys::cuGetErrorName(status, &mut name);
+                if name.is_null() { c"an unknown error" } else { CStr::from_ptr(name) }
+            };
+            fail!(Cuda, "{what} failed with {}", name.to_string_lossy())
+        }
+    }
+}
+
+/// The same of cuBLASLt.
+pub fn check_blas(what: &str, status: blas::cublasStatus_t) -> Result<()> {
+    match status {
+        blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
+        status => fail!(Cuda, "{what} failed with {status:?}"),
+    }
+}
+
+/// One device, with its primary context, which every user of the CUDA runtime in the process shares, and the kernels.
+/// There is one for each device in use, until the process ends.
+#[derive(Debug)]
+pub struct Gpu {
+    index: u32,
+    context: sys::CUcontext,
+    functions: BTreeMap<&'static str, [sys::CUfunction; 3]>,
+    blas: blas::cublasLtHandle_t,
+    multiprocessors: u32,
+}
+
+// SAFETY: the driver's and cuBLASLt's handles may be used from any thread.
+unsafe impl Send for Gpu {}
+// SAFETY: as above, and by several at once.
+unsafe impl Sync for Gpu {}
+
+/// Makes the device's context the thread's current one, and the one before again when dropped.
+pub struct Current(());
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let mut context = null_mut();
+        // SAFETY: pops what `Gpu::enter` pushed on this thread.
+        unsafe { sys::cuCtxPopCurrent_v2(&mut context) };
+    }
+}
+
+impl Gpu {
+    /// The device of a number.
+    ///
+    /// # Errors
+    /// `Cuda`, saying why there is none.
+    pub fn get(index: u32) -> Result<&'static Gpu> {
+        static GPUS: Mutex<BTreeMap<u32, &'static Gpu>> = Mutex::new(BTreeMap::new());
+        let count = available()?;
+        if index >= count {
+            fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} devices");
+        }
+        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gpu) = gpus.get(&index) {
+            return Ok(gpu);
+        }
+        let gpu: &'static Gpu = Box::leak(Box::new(Gpu::open(index)?));
+        gpus.insert(index, gpu);
+        Ok(gpu)
+    }
+
+    fn open(index: u32) -> Result<Gpu> {
+        use sys::CUdevice_attribute as attribute;
+        let mut device = 0;
+        let mut context = null_mut();
+        // SAFETY: the driver is initialised; pointers are to locals.
+        unsafe {
+            check("cuDeviceGet", sys::cuDeviceGet(&mut device, index as c_int))?;
+        }
+        let get = |attribute| {
+            let mut value = 0;
+            // SAFETY: as above.
+            check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+            Ok(value)
+        };
+        let capability = (
+            get(attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            get(attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        if capability < MIN_CAPABILITY {
+            let ((major, minor), (needs, zero)) = (capability, MIN_CAPABILITY);
+            fail!(Cuda, "device {index} has compute capability {major}.{minor}; {needs}.{zero} is needed");
+        }
+        let multiprocessors = get(attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        // SAFETY: as above. The context is kept for as long as the process lives.
+        check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
+        let mut gpu =
+            Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors };
+        let _current = gpu.enter()?;
+        let mut module = null_mut();
+        // SAFETY: the image is PTX that ends in a zero.
+        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, PTX.as_ptr().cast()) })?;
+        for kernel in Kernel::ALL {
+            let mut functions = [null_mut(); 3];
+            for (function, storage) in functions.iter_mut().zip(Storage::ALL) {
+                let name = kernel.symbol(storage);
+                // SAFETY: the module is loaded, the name a C string.
+                let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
+                check("cuModuleGetFunction", status)?;
+            }
+            gpu.functions.insert(kernel.name(), functions);
+        }
+        // SAFETY: the context is current; the pointer is to a field.
+        check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
+        Ok(gpu)
+    }
+
+    /// The number of the device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How many multiprocessors it has.
+    pub fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    pub(super) fn blas(&self) -> blas::cublasLtHandle_t {
+        self.blas
+    }
+
+    /// Makes the device the thread's current one for as long as the value lives.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn enter(&self) -> Result<Current> {
+        // SAFETY: the context lives as long as the process.
+        check("cuCtxPushCurrent", unsafe { sys::cuCtxPushCurrent_v2(self.context) })?;
+        Ok(Current(()))
+    }
+
+    /// Waits for everything on the device.
+    ///
+    /// # Errors
+    /// `Cuda`: also of anything that failed before.
+    pub fn synchronize(&self) -> Result<()> {
+        let _current = self.enter()?;
+        // SAFETY: a context is current.
+        check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
+    }
+
+    /// Enqueues a kernel. The device is current.
+    ///
+    /// # Errors
+    /// `Cuda`
+    ///
+    /// # Safety
+    /// `arguments` is what the kernel takes, and its pointers reach all that the kernel touches.
+    pub unsafe fn launch<A>(
+        &self,
+        stream: Stream,
+        kernel: Kernel,
+        storage: Storage,
+        grid: [usize; 3],
+        block: [u32; 2],
+        arguments: &A,
+    ) -> Result<()> {
+        let function = self.functions[kernel.name()][storage as usize];
+        // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
+        let [x, y, z] = grid.map(|side| side as u32);
+        let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+        let status = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                block[0],
+                block[1],
+                1,
+                0,
+                stream,
+                parameters.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        check(kernel.name(), status)
+    }
+}
+
+/// Memory of a device, zeroed at first.
+#[derive(Debug)]
+pub struct Memory {
+    gpu: &'static Gpu,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    /// `bytes` zeros. Waits for them.
+    ///
+    /// # Errors
+    /// `Cuda` where the device has not so much.
+    pub fn zeroed(gpu: &'static Gpu, what: &str, bytes: usize) -> Result<Memory> {
+        let mut memory = Memory { gpu, address: 0, bytes };
+        if bytes == 0 {
+            return Ok(memory);
+        }
+        let _current = gpu.enter()?;
+        // SAFETY: the pointer is to a field.
+        match unsafe { sys::cuMemAlloc_v2(&mut memory.address, bytes) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                fail!(Cuda, "{what} needs {bytes} bytes, which device {} has not free", gpu.index)
+            }
+            status => check("cuMemAlloc", status)?,
+        }
+        memory.fill_zero(null_mut())?;
+        gpu.synchronize()?;
+        Ok(memory)
+    }
+
+    /// Where it is on the device; 0 for none.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Enqueues zeros.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn fill_zero(&self, stream: Stream) -> Result<()> {
+        self.fill_zero_part(stream, 0, self.bytes)
+    }
+
+    /// Enqueues zeros for `bytes` from `start` on.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn fill_zero_part(&self, stream: Stream, start: usize, bytes: usize) -> Result<()> {
+        assert!(start <= self.bytes && bytes <= self.bytes - start);
+        if bytes == 0 {
+            return Ok(());
+        }
+        let _current = self.gpu.enter()?;
+        // SAFETY: within the allocation.
+        check("cuMemset", unsafe { sys::cuMemsetD8Async(self.address + start as u64, 0, bytes, stream) })
+    }
+
+    /// Enqueues a copy of `bytes` from `start` on to here, of memory of the same device.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn copy_part(&self, stream: Stream, start: usize, from: &Memory, from_start: usize, bytes: usize) -> Result<()> {
+        assert!(start <= self.bytes && bytes <= self.bytes - start);
+        assert!(from_start <= from.bytes && bytes <= from.bytes - from_start);
+        if bytes == 0 {
+            return Ok(());
+        }
+        let _current = self.gpu.enter()?;
+        // SAFETY: within both allocations.
+        check("cuMemcpy", unsafe {
+            sys::cuMemcpyDtoDAsync_v2(self.address + start as u64, from.address + from_start as u64, bytes, stream)
+        })
+    }
+
+    /// Enqueues a copy of `values` to the beginning, and returns when they are no longer needed.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn write<V: Copy>(&self, stream: Stream, values: &[V]) -> Result<()> {
+        assert!(size_of_val(values) <= self.bytes);
+        if values.is_empty() {
+            return Ok(());
+        }
+        let _current = self.gpu.enter()?;
+        // SAFETY: within the allocation. The driver has copied pageable memory when it returns.
+        check("cuMemcpyHtoD", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(self.address, values.as_ptr().cast(), size_of_val(values), stream)
+        })
+    }
+
+    /// Copies from `start` bytes on into `values`, when all on the stream is done.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn read<V: Plain>(&self, stream: Stream, start: usize, values: &mut [V]) -> Result<()> {
+        let bytes = size_of_val(values);
+        assert!(start <= self.bytes && bytes <= self.bytes - start);
+        let _current = self.gpu.enter()?;
+        if bytes > 0 {
+            // SAFETY: within the allocation; any bits are a value, and `values` outlives the wait below.
+            check("cuMemcpyDtoH", unsafe {
+                sys::cuMemcpyDtoHAsync_v2(
+                    values.as_mut_ptr().cast(),
+                    self.address + start as u64,
+                    bytes,
+                    stream,
+                )
+            })?;
+        }
+        synchronize(stream)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.address != 0
+            && let Ok(_current) = self.gpu.enter()
+        {
+            // SAFETY: allocated by `zeroed`, and not freed before. Waits for what still uses it.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// Numbers of which any bits are a value.
+pub trait Plain: Copy {}
+impl Plain for f32 {}
+impl Plain for u32 {}
+impl Plain for u64 {}
+
+/// Waits for everything on the stream. Its device is current.
+///
+/// # Errors
+/// `Cuda`: also of anything that failed on it before.
+pub fn synchronize(stream: Stream) -> Result<()> {
+    // SAFETY: a stream of the current context, or null.
+    check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream) })
+}
+
+/// A stream of our own, that waits for no other.
+#[derive(Debug)]
+pub struct OwnStream {
+    gpu: &'static Gpu,
+    stream: Stream,
+}
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for OwnStream {}
+
+impl OwnStream {
+    /// # Errors
+    /// `Cuda`
+    pub fn new(gpu: &'static Gpu) -> Result<OwnStream> {
+        let _current = gpu.enter()?;
+        let mut stream = null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the pointer is to a local.
+        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, flags) })?;
+        Ok(OwnStream { gpu, stream })
+    }
+
+    /// The handle.
+    pub fn handle(&self) -> Stream {
+        self.stream
+    }
+}
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        if let Ok(_current) = self.gpu.enter() {
+            // SAFETY: ours, and not destroyed before.
+            unsafe { sys::cuStreamDestroy_v2(self.stream) };
+        }
+    }
+}
+
+/// `value` as the kernels take it.
+///
+/// # Errors
+/// `Cuda` naming it where it is too large.
+pub fn int(what: &str, value: usize) -> Result<i32> {
+    i32::try_from(value)
+        .map_err(|_| Error::new(ErrorKind::Cuda, format!("{what} is {value}; on a GPU it must be below 2^31")))
+}

@@ -1,0 +1,620 @@
+//! A layer on a device: the one path of tokens through it, stage by stage as in `layer/forward.rs`.
+
+use std::ops::Range;
+use std::sync::PoisonError;
+
+use super::driver::{Current, Gpu, Stream, int, synchronize};
+use super::kernels::{Address, ConvArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, Storage};
+use super::parameters::{self, Parameters};
+use super::product::{Linear, Products, Rows};
+use super::state::State;
+use super::workspace::{Workspace, Workspaces};
+use crate::error::{Result, fail};
+use crate::layer::{Config, Dims, Math, Tokens, Variant};
+use crate::memory::product;
+
+/// The most states a channel may have.
+pub const MAX_D_STATE: usize = 256;
+/// Rows that go through all stages together at least, where there are as many, and at most. In between it is half of
+/// them, so that the intermediate results of one half take no more than two thirds of the whole call's tensors.
+const MIN_BLOCK: usize = 2048;
+const MAX_BLOCK: usize = 16384;
+/// The scan takes its tokens by so many.
+const TILE: usize = 16;
+/// Sides of a grid beyond the first.
+const MAX_GRID: usize = 65535;
+
+/// A layer's parameters on a device, and what computes with them. Shared references may be used from many threads.
+#[derive(Debug)]
+pub struct Engine {
+    gpu: &'static Gpu,
+    variant: Variant,
+    dims: Dims,
+    storage: Storage,
+    parameters: Parameters,
+    products: Products,
+    workspaces: Workspaces,
+}
+
+/// The sequences of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a> {
+    /// How many.
+    pub count: usize,
+    /// Tokens of each, or of the longest.
+    pub seqlen: usize,
+    /// Where each one's rows begin, and where the last one's end, `count` + 1 in all; where there is none, one after
+    /// the other.
+    pub starts: Option<&'a [usize]>,
+    /// The lane of each in the state; where there is none, their own numbers.
+    pub lanes: Option<&'a [usize]>,
+}
+
+impl Calls<'_> {
+    /// `count` sequences of `seqlen` tokens.
+    pub fn uniform(count: usize, seqlen: usize) -> Self {
+        Calls { count, seqlen, starts: None, lanes: None }
+    }
+
+    /// Tokens in all.
+    pub fn rows(&self) -> usize {
+        self.starts.map_or(self.count * self.seqlen, |starts| starts[self.count] - starts[0])
+    }
+}
+
+/// A tensor of tokens on the device, of any type and strides: (sequences, tokens, d_model).
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceTokens {
+    /// Of the first value.
+    pub address: Address,
+    /// As `LM_DTYPE_*`: 1 f32, 2 f64, 3 bf16, 4 f16.
+    pub dtype: u32,
+    /// Values from one to the next along each side.
+    pub strides: [i64; 3],
+}
+
+/// Some rows on their way through the stages.
+struct Block<'a> {
+    /// Sequences of it, rows of the longest, rows of all.
+    count: usize,
+    seqlen: usize,
+    rows: usize,
+    /// Whether the sequences' rows follow each other in x and y, as they do in the workspace.
+    contiguous: bool,
+    sequences: Sequences,
+    state: Option<&'a State>,
+}
+
+impl Engine {
+    /// A layer of zeros on device `config.device_index`.
+    ///
+    /// # Errors
+    /// `Cuda` with the reason where there is no such device or it has no room; `Unsupported` for more than
+    /// [`MAX_D_STATE`] states.
+    pub fn new(config: &Config, dims: &Dims, storage: Storage) -> Result<Engine> {
+        let gpu = Gpu::get(config.device_index)?;
+        if dims.d_state > MAX_D_STATE {
+            fail!(Unsupported, "d_state is {}; on a GPU it may be at most {MAX_D_STATE}", dims.d_state);
+        }
+        let sizes = [
+            ("d_model", dims.d_model),
+            ("2 · d_inner", product("d_inner", &[2, dims.d_inner])?),
+            ("branches · d_inner", product("d_inner", &[dims.branches, dims.d_inner])?),
+            ("dt_rank", dims.dt_rank),
+            ("d_conv", dims.d_conv),
+            ("num_conv_dilations", dims.branches),
+        ];
+        for (what, size) in sizes {
+            int(what, size)?;
+        }
+        for &len in &dims.conv_state_lens {
+            int("(d_conv - 1) · dilation + 1", len)?;
+        }
+        Ok(Engine {
+            gpu,
+            variant: config.variant,
+            dims: dims.clone(),
+            storage,
+            parameters: Parameters::zeroed(gpu, storage, config, dims)?,
+            products: Products::new(gpu, storage, config.math == Math::Tf32),
+            workspaces: Workspaces::new(gpu),
+        })
+    }
+
+    /// The device it is on.
+    pub fn gpu(&self) -> &'static Gpu {
+        self.gpu
+    }
+
+    /// What its matrices, inputs and outputs are stored as.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// The parameters, by canonical name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// See [`Engine::parameters`].
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// A state of so many lanes that have seen nothing.
+    ///
+    /// # Errors
+    /// As [`State::new`].
+    pub fn new_state(&self, lanes: usize) -> Result<State> {
+        State::new(self.gpu, self.variant, &self.dims, lanes)
+    }
+
+    /// Takes tokens of the host through the layer and waits for the outputs. Lengths have been checked.
+    ///
+    /// # Errors
+    /// `Cuda`; the state is then undefined.
+    pub fn forward(&self, tokens: &mut Tokens<'_, f32>, calls: Calls<'_>, state: Option<&State>) -> Result<()> {
+        let len = calls.rows() * self.dims.d_model;
+        if len == 0 {
+            return Ok(());
+        }
+        // Calls on other streams may still be at the state, or, on theirs, at nothing of ours.
+        if state.is_some() {
+            self.gpu.synchronize()?;
+        }
+        let current = self.gpu.enter()?;
+        let mut own = self.workspaces.take()?;
+        let (stream, workspace) = (own.0.handle(), &mut own.1);
+        let Workspace { tokens: [typed, _, floats], retired, .. } = workspace;
+        retired.grow(self.gpu, floats, product("x", &[len, 4])?)?;
+        let direct = self.storage == Storage::F32;
+        if !direct {
+            retired.grow(self.gpu, typed, product("x", &[len, self.storage.size()])?)?;
+        }
+        let x = match tokens {
+            Tokens::Separate { x, .. } => x,
+            Tokens::InPlace(both) => &both[..],
+        };
+        floats.write(stream, x)?;
+        let f32_tensor = self.contiguous(floats.address(), Storage::F32, calls);
+        let typed_tensor = self.contiguous(typed.address(), self.storage, calls);
+        let address = if direct { floats.address() } else { typed.address() };
+        if !direct {
+            self.copy(stream, f32_tensor, typed_tensor, [1, calls.rows()])?;
+        }
+        self.run(&current, stream, workspace, [address; 2], calls, state)?;
+        if !direct {
+            self.copy(stream, typed_tensor, f32_tensor, [1, calls.rows()])?;
+        }
+        let y = match tokens {
+            Tokens::Separate { y, .. } => &mut y[..],
+            Tokens::InPlace(both) => both,
+        };
+        workspace.tokens[2].read(stream, 0, y)?;
+        self.workspaces.put_back(own);
+        Ok(())
+    }
+
+    /// Enqueues a call on the caller's stream. What it reads and writes has been checked; `x` and `y` are the same tensor,
+    /// or do not overlap. Once a call of its shape has been made on the stream, nothing is allocated.
+    ///
+    /// # Errors
+    /// `Cuda`; the state is then undefined.
+    ///
+    /// # Safety
+    /// Tensors and stream are of this device, and the tensors as large as the call says.
+    pub unsafe fn enqueue(
+        &self,
+        [x, y]: [DeviceTokens; 2],
+        calls: Calls<'_>,
+        state: Option<&State>,
+        stream: Stream,
+    ) -> Result<()> {
+        let rows = calls.rows();
+        let bytes = product("x", &[rows, self.dims.d_model, self.storage.size()])?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let current = self.gpu.enter()?;
+        let workspace = self.workspaces.of(stream)?;
+        let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let workspace = &mut *workspace;
+        let mut addresses = [x.address, y.address];
+        let is_direct = [x, y].map(|tensor| self.is_direct(tensor, calls));
+        for i in 0..2 {
+            if !is_direct[i] {
+                workspace.retired.grow(self.gpu, &mut workspace.tokens[i], bytes)?;
+                addresses[i] = workspace.tokens[i].address();
+            }
+        }
+        let sides = if calls.starts.is_some() { [1, rows] } else { [calls.count, calls.seqlen] };
+        if !is_direct[0] {
+            self.copy(stream, x, self.contiguous(addresses[0], self.storage, calls), sides)?;
+        }
+        self.run(&current, stream, workspace, addresses, calls, state)?;
+        if !is_direct[1] {
+            self.copy(stream, self.contiguous(addresses[1], self.storage, calls), y, sides)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the stages can read or write the tensor where it is.
+    fn is_direct(&self, tensor: DeviceTokens, calls: Calls<'_>) -> bool {
+        let own = self.contiguous(0, self.storage, calls);
+        let sides = if calls.starts.is_some() { [1, calls.rows()] } else { [calls.count, calls.seqlen] };
+        let lies_as = |side: usize, size: usize| size < 2 || tensor.strides[side] == own.strides[side];
+        tensor.dtype == own.dtype
+            && lies_as(0, sides[0])
+            && lies_as(1, sides[1])
+            && lies_as(2, self.dims.d_model)
+    }
+
+    fn contiguous(&self, address: Address, storage: Storage, calls: Calls<'_>) -> DeviceTokens {
+        let d_model = self.dims.d_model as i64;
+        let seqlen = if calls.starts.is_some() { calls.rows() } else { calls.seqlen };
+        DeviceTokens { address, dtype: storage.tag(), strides: [seqlen as i64 * d_model, d_model, 1] }
+    }
+
+    fn copy(&self, stream: Stream, from: DeviceTokens, to: DeviceTokens, sides: [usize; 2]) -> Result<()> {
+        let arguments = CopyArgs {
+            from: from.address,
+            to: to.address,
+            from_strides: from.strides,
+            to_strides: to.strides,
+            sides: [sides[0], sides[1], self.dims.d_model].map(|side| side as i64),
+            from_type: from.dtype,
+            to_type: to.dtype,
+        };
+        // SAFETY: tensors of the call, as large as it says.
+        unsafe { parameters::copy(self.gpu, stream, &arguments) }
+    }
+
+    /// Enqueues all blocks of a call whose tokens are contiguous.
+    fn run(
+        &self,
+        _current: &Current,
+        stream: Stream,
+        workspace: &mut Workspace,
+        tokens: [Address; 2],
+        calls: Calls<'_>,
+        state: Option<&State>,
+    ) -> Result<()> {
+        let rows = calls.rows();
+        int("the number of tokens", rows)?;
+        let most = if rows <= MIN_BLOCK { rows } else { rows.div_ceil(2).clamp(MIN_BLOCK, MAX_BLOCK) };
+        self.write_indices(stream, workspace, calls)?;
+        let indices = workspace.indices.address();
+        let starts = if calls.starts.is_some() { indices } else { 0 };
+        let lanes = match calls.lanes {
+            Some(_) => indices + 4 * calls.starts.map_or(0, <[usize]>::len) as u64,
+            None => 0,
+        };
+        let of = |address: Address, index: usize| if address == 0 { 0 } else { address + 4 * index as u64 };
+        let Some(begins) = calls.starts else {
+            return self.run_uniform(stream, workspace, tokens, calls, 0..calls.count, most, lanes, state);
+        };
+        let mut first = 0;
+        while first < calls.count {
+            let mut last = first + 1;
+            while last < calls.count && last - first < MAX_GRID && begins[last + 1] - begins[first] <= most {
+                last += 1;
+            }
+            let block_rows = begins[last] - begins[first];
+            let offset = ((begins[first] - begins[0]) * self.dims.d_model * self.storage.size()) as u64;
+            let tokens = tokens.map(|address| address + offset);
+            if last - first == 1 {
+                let one = Calls { seqlen: block_rows, starts: None, ..calls };
+                self.run_uniform(stream, workspace, tokens, one, first..last, most, lanes, state)?;
+            } else if block_rows > 0 {
+                let seqlen = (first..last).map(|i| begins[i + 1] - begins[i]).max().unwrap_or(0);
+                let sequences = Sequences {
+                    starts: of(starts, first),
+                    lanes: of(lanes, first),
+                    seqlen: 0,
+                    first_lane: first as i32,
+                };
+                let block =
+                    Block { count: last - first, seqlen, rows: block_rows, contiguous: true, sequences, state };
+                self.block(stream, workspace, tokens.map(|address| Rows::new(address, self.dims.d_model)), &block)?;
+            }
+            first = last;
+        }
+        Ok(())
+    }
+
+    /// The blocks of `range` of the sequences, all of `calls.seqlen` tokens from where `tokens` begin: groups of
+    /// sequences, and each group's tokens in pieces.
+    #[allow(clippy::too_many_arguments)]
+    fn run_uniform(
+        &self,
+        stream: Stream,
+        workspace: &mut Workspace,
+        tokens: [Address; 2],
+        calls: Calls<'_>,
+        range: Range<usize>,
+        most: usize,
+        lanes: Address,
+        state: Option<&State>,
+    ) -> Result<()> {
+        const FEW_TOKENS: usize = 256;
+        let seqlen = calls.seqlen;
+        if seqlen == 0 {
+            return Ok(());
+        }
+        let group = (most / seqlen.min(FEW_TOKENS)).clamp(1, range.len().min(MAX_GRID));
+        let pieces = (group * seqlen).div_ceil(most);
+        let piece = if pieces == 1 { seqlen } else { seqlen.div_ceil(pieces).next_multiple_of(TILE) };
+        let mut own = workspace.state.take();
+        if state.is_none() && piece < seqlen {
+            workspace.retired.grow_state(&mut own, group, || self.new_state(group))?;
+        }
+        let own_in_use = own.as_ref().filter(|_| state.is_none() && piece < seqlen);
+        let row_bytes = self.dims.d_model * self.storage.size();
+        for first in range.clone().step_by(group) {
+            let count = group.min(range.end - first);
+            if let Some(own) = own_in_use {
+                own.enqueue_reset(stream)?;
+            }
+            for token in (0..seqlen).step_by(piece) {
+                let piece = piece.min(seqlen - token);
+                let offset = (((first - range.start) * seqlen + token) * row_bytes) as u64;
+                let tokens = tokens.map(|address| Rows {
+                    address: address + offset,
+                    stride: self.dims.d_model,
+                    batch_stride: seqlen * self.dims.d_model,
+                });
+                let sequences = Sequences {
+                    starts: 0,
+                    lanes: if lanes == 0 || own_in_use.is_some() { 0 } else { lanes + 4 * first as u64 },
+                    seqlen: piece as i32,
+                    first_lane: if own_in_use.is_some() { 0 } else { first as i32 },
+                };
+                let block = Block {
+                    count,
+                    seqlen: piece,
+                    rows: count * piece,
+                    contiguous: piece == seqlen || count == 1,
+                    sequences,
+                    state: state.or(own_in_use),
+                };
+                self.block(stream, workspace, tokens, &block)?;
+            }
+        }
+        workspace.state = own;
+        Ok(())
+    }
+
+    /// Beginnings and lanes of the sequences, where they are not what the kernels assume.
+    fn write_indices(&self, stream: Stream, workspace: &mut Workspace, calls: Calls<'_>) -> Result<()> {
+        let all = calls.starts.into_iter().flatten().chain(calls.lanes.into_iter().flatten());
+        let indices: Vec<i32> = all.map(|&index| int("an index", index)).collect::<Result<_>>()?;
+        workspace.retired.grow(self.gpu, &mut workspace.indices, indices.len() * 4)?;
+        workspace.indices.write(stream, &indices)
+    }
+
+    /// One block of rows, stage by stage.
+    fn block(&self, stream: Stream, workspace: &mut Workspace, [x, y]: [Rows; 2], block: &Block<'_>) -> Result<()> {
+        let p = &self.parameters;
+        let Dims { d_inner, d_state, dt_rank, branches, .. } = self.dims;
+        let rows = block.rows;
+        let size = self.storage.size();
+        let wide = dt_rank + 2 * d_state;
+        let bytes = |columns: usize| product("the workspace", &[rows, columns, size]);
+        let Workspace { xz, u, apart, projected, products, retired, .. } = workspace;
+        let inner = bytes(2 * d_inner)?;
+        retired.grow(self.gpu, xz, inner)?;
+        retired.grow(self.gpu, u, inner / 2)?;
+        retired.grow(self.gpu, projected, bytes(wide)?)?;
+        retired.grow(self.gpu, products, (inner / 4).clamp(1 << 20, 32 << 20))?;
+        if self.variant == Variant::Dpwc {
+            retired.grow(self.gpu, apart, bytes(branches * d_inner)?)?;
+        }
+        let products = (products.address(), products.bytes());
+        let [xz, u, apart, projected] = [xz, u, apart, projected].map(|memory| memory.address());
+        let apply = |linear: &Linear, x: Rows, y: Rows, shape: [usize; 2]| {
+            // SAFETY: x and y are the caller's or the workspace's, of these rows.
+            unsafe { self.products.apply(stream, linear, [x, y], shape, products) }
+        };
+        let whole = [1, rows];
+        let as_tokens = if block.contiguous { whole } else { [block.count, block.seqlen] };
+
+        // [x, z] = in_proj(h)
+        let width = 2 * d_inner;
+        let both = Rows { address: xz, stride: width, batch_stride: block.seqlen * width };
+        apply(&p.in_proj(), x, both, as_tokens)?;
+
+        // u = the front end of x
+        let mut u = Rows::new(u, d_inner);
+        let mut free = Rows::new(xz, width);
+        let z = Rows::new(xz + (d_inner * size) as u64, width);
+        match (self.variant, p.pointwise()) {
+            (Variant::Stcn, _) => {
+                for i in 0..branches {
+                    self.conv(stream, block, i..i + 1, i, free, u, 0)?;
+                    std::mem::swap(&mut u, &mut free);
+                }
+                std::mem::swap(&mut u, &mut free);
+            }
+            (_, Some(pointwise)) => {
+                let apart = Rows::new(apart, branches * d_inner);
+                self.conv(stream, block, 0..branches, 0, free, apart, d_inner)?;
+                apply(&pointwise, apart, u, whole)?;
+            }
+            _ => self.conv(stream, block, 0..branches, 0, free, u, 0)?,
+        }
+
+        // [r, B, C] = x_proj(u), δ before its bias and softplus = dt_proj(r)
+        let r = Rows::new(projected, wide);
+        apply(&p.x_proj(), u, r, whole)?;
+        let delta = free;
+        apply(&p.dt_proj(), r, delta, whole)?;
+
+        // s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
+        self.scan(stream, workspace, block, u, delta, z, projected)?;
+
+        // out = out_proj(y)
+        let inner = Rows { batch_stride: block.seqlen * u.stride, ..u };
+        apply(&p.out_proj(), inner, y, as_tokens)
+    }
+
+    /// The convolutions of some branches, and their history: into `out`, added up or `apart` values from each other.
+    #[allow(clippy::too_many_arguments)]
+    fn conv(
+        &self,
+        stream: Stream,
+        block: &Block<'_>,
+        branches: Range<usize>,
+        history: usize,
+        x: Rows,
+        out: Rows,
+        apart: usize,
+    ) -> Result<()> {
+        let channels = self.dims.d_inner;
+        let [weight, bias, gates, dilations] = self.parameters.conv(branches.start, self.dims.d_conv);
+        let (ring, ring_len, positions) = match block.state {
+            Some(state) => {
+                let (ring, len) = state.ring(history);
+                (ring.address(), len, state.positions().address() + (4 * history * state.lanes()) as u64)
+            }
+            None => (0, 0, 0),
+        };
+        let arguments = ConvArgs {
+            x: x.address,
+            out: out.address,
+            weight,
+            bias,
+            gates,
+            dilations,
+            ring,
+            positions,
+            sequences: block.sequences,
+            x_stride: x.stride as i64,
+            out_stride: out.stride as i64,
+            branch_stride: apart as i64,
+            channels: channels as i32,
+            taps: self.dims.d_conv as i32,
+            branches: branches.len() as i32,
+            ring_len: ring_len as i32,
+        };
+        const WARPS: usize = 8;
+        let tokens = block.seqlen.div_ceil(8 * WARPS);
+        let vectors = channels.div_ceil(32 * 4);
+        let enough = vectors * tokens * block.count >= self.gpu.multiprocessors() as usize;
+        let (kernel, grid, warps) = match block.seqlen {
+            1 => (Kernel::ConvToken, [channels.div_ceil(32), 1, block.count], 1),
+            _ if channels.is_multiple_of(4) && enough => (Kernel::ConvVector, [vectors, tokens, block.count], WARPS),
+            _ => (Kernel::Conv, [channels.div_ceil(32), tokens, block.count], WARPS),
+        };
+        // SAFETY: tensors of the workspace and the state, as large as the block says.
+        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, [32, warps as u32], &arguments) }?;
+        if block.seqlen == 1 || ring == 0 {
+            return Ok(());
+        }
+        let arguments = HistoryArgs {
+            x: x.address,
+            ring,
+            positions,
+            sequences: block.sequences,
+            x_stride: x.stride as i64,
+            channels: channels as i32,
+            ring_len: ring_len as i32,
+        };
+        let grid = [channels.div_ceil(32), ring_len.min(block.seqlen).div_ceil(WARPS), block.count];
+        // SAFETY: as above.
+        unsafe { self.gpu.launch(stream, Kernel::History, self.storage, grid, [32, WARPS as u32], &arguments) }
+    }
+
+    /// The scan: `u` becomes y.
+    #[allow(clippy::too_many_arguments)]
+    fn scan(
+        &self,
+        stream: Stream,
+        workspace: &mut Workspace,
+        block: &Block<'_>,
+        u: Rows,
+        delta: Rows,
+        z: Rows,
+        projected: Address,
+    ) -> Result<()> {
+        const THREADS: usize = 128;
+        let Dims { d_inner, d_state, dt_rank, .. } = self.dims;
+        let (summary, scan, lanes) = match d_state {
+            16 => (Kernel::Summary16, Kernel::Scan16, 4),
+            ..16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, 4),
+            ..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, 16),
+            _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, 16),
+        };
+        let blocks = d_inner.div_ceil(THREADS / lanes);
+        let (chunk, chunks) = self.chunks(block, blocks);
+        let (mut ends, mut sums) = (0, 0);
+        if chunks > 1 {
+            let places = product("the workspace", &[block.count, chunks, d_inner])?;
+            let bytes = product("the workspace", &[places, 4, d_state + 1])?;
+            workspace.retired.grow(self.gpu, &mut workspace.chunks, bytes)?;
+            ends = workspace.chunks.address();
+            sums = ends + (places * 4 * d_state) as u64;
+        }
+        let [a, skip, delta_bias] = self.parameters.scan();
+        let size = self.storage.size();
+        let column = |column: usize| projected + (column * size) as u64;
+        let state = block.state;
+        let arguments = ScanArgs {
+            u: u.address,
+            delta: delta.address,
+            z: z.address,
+            b: column(dt_rank),
+            c: column(dt_rank + d_state),
+            a,
+            skip,
+            delta_bias,
+            state: state.map_or(0, |state| state.ssm().address()),
+            ends,
+            sums,
+            positions: state.map_or(0, |state| state.positions().address()),
+            ring_lens: state.map_or(0, |state| state.lens().address()),
+            seen: state.map_or(0, |state| state.seen().address()),
+            sequences: block.sequences,
+            u_stride: u.stride as i64,
+            delta_stride: delta.stride as i64,
+            z_stride: z.stride as i64,
+            bc_stride: (dt_rank + 2 * d_state) as i64,
+            channels: d_inner as i32,
+            states: d_state as i32,
+            chunk: chunk as i32,
+            chunks: chunks as i32,
+            lanes: state.map_or(0, State::lanes) as i32,
+            histories: state.map_or(0, State::histories) as i32,
+        };
+        let threads = [THREADS as u32, 1];
+        if chunks > 1 {
+            let grid = [blocks, chunks - 1, block.count];
+            // SAFETY: tensors of the workspace and the state, as large as the block says.
+            unsafe { self.gpu.launch(stream, summary, self.storage, grid, threads, &arguments) }?;
+        }
+        // SAFETY: as above.
+        unsafe { self.gpu.launch(stream, scan, self.storage, [blocks, chunks, block.count], threads, &arguments) }
+    }
+
+    /// Tokens of a chunk of the scan, and how many chunks: more than one only where the blocks of threads, four warps
+    /// each, would leave much of the chip idle, for it costs the exponentials twice.
+    fn chunks(&self, block: &Block<'_>, blocks: usize) -> (usize, usize) {
+        const WANTED: usize = 4; // blocks on a multiprocessor
+        const MIN_CHUNK: usize = 64;
+        const MAX_CHUNKS: usize = 64;
+        let wanted = WANTED * self.gpu.multiprocessors() as usize;
+        let blocks = blocks * block.count;
+        let chunks = if blocks * 2 > wanted { 1 } else { wanted / blocks };
+        let chunks = chunks.min(block.seqlen / MIN_CHUNK).clamp(1, MAX_CHUNKS);
+        let chunk = block.seqlen.div_ceil(chunks).next_multiple_of(TILE);
+        (chunk, block.seqlen.div_ceil(chunk))
+    }
+
+    /// Waits for a stream of the device.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn wait_for(&self, stream: Stream) -> Result<()> {
+        let _current = self.gpu.enter()?;
+        synchronize(stream)
+    }
+}
