@@ -13,7 +13,7 @@ mod product;
 mod state;
 mod workspace;
 
-pub use driver::{Gpu, Stream, available};
+pub use driver::{Gpu, Memory, Stream, available};
 pub use engine::{Calls, DeviceTokens, Engine, MAX_D_STATE};
 pub use kernels::Storage;
 pub use parameters::Parameters;
