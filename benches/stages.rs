@@ -120,7 +120,7 @@ fn ceilings(isa: Isa) {
 }
 
 fn linear(isa: Isa, workers: &Workers, name: &str, rows: usize, inputs: usize, outputs: usize) {
-    let mut linear = Linear::zeroed("weights", isa, outputs, Groups::one(inputs)).unwrap();
+    let mut linear = Linear::<f32>::zeroed("weights", isa, outputs, Groups::one(inputs)).unwrap();
     linear.set_weight(0, &noise(inputs * outputs, 0.1));
     let blocks = |columns: usize| [padded(columns) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
     let x = noise(rows * padded(inputs), 1.0);
@@ -176,7 +176,7 @@ fn main() {
         for (taps, dilations) in [(3, &[1, 2, 4, 8][..]), (4, &[1, 2, 4]), (4, &[1])] {
             let mut conv = DepthwiseConv::zeroed(isa, e, taps, dilations).unwrap();
             for branch in 0..dilations.len() {
-                conv.set_weight(branch, &noise(e * taps, 1.0));
+                conv.set_weight(branch, noise(e * taps, 1.0).into_iter());
             }
             let (x, gates) = (noise(rows * e, 1.0), vec![0.3; dilations.len()]);
             let ring = (taps - 1) * dilations.last().unwrap() + 1;

@@ -76,9 +76,10 @@
  *
  * BITS
  *
- * On one instruction set, a token of an F32 layer gives the same bits in a step, in a chunk, in a prefill,
- * in any lane of a batch and with any number of threads, given the same history. Different instruction
- * sets differ in rounding; lm_build_info says which one is in use.
+ * On one instruction set, a token gives the same bits in a step, in a chunk, in a prefill, among sequences of
+ * other lengths, in any lane of a batch and with any number of threads, given the same history: this holds
+ * for layers of every storage type whose state is held in the type of their arithmetic, LM_DTYPE_DEFAULT.
+ * Different instruction sets differ in rounding; lm_build_info says which one is in use.
  *
  * FLOATING-POINT ENVIRONMENT
  *
@@ -176,8 +177,9 @@ typedef enum lm_variant {
   LM_VARIANT_BASELINE = 3,
 } lm_variant;
 
-/// Storage types. Arithmetic is in f32, for F64 in f64. This version computes F32 layers; the other types
-/// are for the values that lm_get_parameter_typed and lm_set_parameter_typed convert.
+/// Storage types. Arithmetic is in f32, for F64 in f64, whatever the type. A BF16 or F16 layer keeps its
+/// matrices, convolutions and biases in that type, and `A_log`, `D` and `conv_gates` in F32, as the reference
+/// does; an F64 layer keeps everything in F64.
 typedef enum lm_dtype {
   /// Where a function allows it: the type that is natural there, as its description says.
   LM_DTYPE_DEFAULT = 0,
@@ -431,11 +433,12 @@ lm_status lm_forward(const lm_layer *layer,
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
-/// dtype: in which the state is held: LM_DTYPE_DEFAULT, which is F32 for an F32 layer, or that type itself.
+/// dtype: in which the state is held. LM_DTYPE_DEFAULT is the type of the layer's arithmetic, F64 for an F64
+///        layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call then rounds the
+///        states that it leaves, so that how a sequence is cut into calls changes its results.
 /// cache: receives the handle.
 ///
-/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for a type that this version cannot
-/// hold the state in; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
 /// Any number of threads on one layer.
 LM_API
 lm_status lm_alloc_cache(const lm_layer *layer,
@@ -574,6 +577,53 @@ lm_status lm_step_lanes(const lm_layer *layer,
                         lm_cache *cache,
                         float *y);
 
+/// Computes sequences of different lengths, packed one after the other without padding: lm_forward of each, to
+/// the bit, in one call.
+///
+/// x: (total, d_model), where total is cu_seqlens[num_seqs].
+/// cu_seqlens: num_seqs + 1 numbers, the first 0 and none less than the one before: sequence i has the tokens
+///             from cu_seqlens[i] to cu_seqlens[i + 1], that one excluded. A sequence may be empty.
+/// num_seqs: 0 is allowed; the pointers may then be NULL.
+/// cache: NULL for sequences that begin here and are not continued. With a cache of a batch of num_seqs,
+///        sequence i continues its sequence i, which moves on by as many tokens.
+/// y: (total, d_model); may be x itself.
+///
+/// LM_ERR_INVALID_ARGUMENT for other cu_seqlens; errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+LM_API
+lm_status lm_forward_varlen(const lm_layer *layer,
+                            const float *x,
+                            const size_t *cu_seqlens,
+                            size_t num_seqs,
+                            lm_cache *cache,
+                            float *y);
+
+/// Writes the state of a cache into a buffer, from which lm_cache_load makes it again, in this process or
+/// another, on this machine or another, with this version of the library or a later one. The same state gives
+/// the same bytes.
+///
+/// cache: to be saved.
+/// buffer: capacity bytes, at any alignment; NULL to ask for the size alone.
+/// capacity: not looked at if buffer is NULL.
+/// written: receives the number of bytes that were written, or that are needed if buffer is NULL.
+///
+/// LM_ERR_BUFFER_TOO_SMALL, with nothing written.
+/// Any number of threads on one cache while none changes it.
+LM_API lm_status lm_cache_save(const lm_cache *cache, void *buffer, size_t capacity, size_t *written);
+
+/// Creates a cache from what lm_cache_save wrote. Freed by lm_free_cache.
+///
+/// layer: a layer of the variant, shape and type that the cache was of.
+/// buffer: size bytes, at any alignment, not kept.
+/// size: as lm_cache_save gave it, exactly.
+/// cache: receives the handle.
+///
+/// LM_ERR_FORMAT for bytes that lm_cache_save did not write, cut short or altered; LM_ERR_UNSUPPORTED for
+/// those of a later version that this one cannot read; LM_ERR_SHAPE_MISMATCH for a layer of another variant,
+/// shape or type; LM_ERR_OUT_OF_MEMORY.
+/// Any number of threads on one layer.
+LM_API lm_status lm_cache_load(const lm_layer *layer, const void *buffer, size_t size, lm_cache **cache);
+
 
 /*
  * SEVERAL LAYERS OF ONE MODEL
@@ -649,6 +699,15 @@ lm_status lm_parameter_info(const lm_layer *layer,
                             size_t index,
                             lm_tensor_info *info,
                             size_t struct_size);
+
+/// Finds a parameter by its name.
+///
+/// name: as lm_parameter_info gives it, or its other name.
+/// index: receives its number for lm_parameter_info.
+///
+/// LM_ERR_NOT_FOUND for another name.
+/// Any number of threads on one layer.
+LM_API lm_status lm_find_parameter(const lm_layer *layer, const char *name, size_t *index);
 
 /// Copies a parameter out.
 ///

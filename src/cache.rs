@@ -1,7 +1,11 @@
 //! The streaming state: the last inputs of the convolutions and the state of the state space model.
 
+mod saved;
+
+use std::any::Any;
 use std::ops::Range;
 
+use half::{bf16, f16};
 use ndarray::{ArrayViewMut4, ShapeBuilder};
 
 use crate::error::{Result, fail};
@@ -9,7 +13,7 @@ use crate::layer::{Config, Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
 use crate::ops::conv::ring_row;
 use crate::ops::{CHANNEL_BLOCK, padded};
-use crate::simd::Real;
+use crate::tensor::{DType, Element, each_dtype};
 
 /// The state of several lanes, each one stream of tokens with its own position.
 #[derive(Debug)]
@@ -24,17 +28,16 @@ pub struct State<T> {
     offsets: Vec<u64>,
 }
 
-impl<T: Real> State<T> {
+impl<T: Element> State<T> {
     /// The state of `lanes` streams that have seen nothing.
     ///
     /// # Errors
     /// `OutOfMemory`
     pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
         let what = format!("the state for a batch of {lanes}");
+        let len = product(&what, &[lanes, lane_rows(config.variant, dims)?, padded(dims.d_inner)])?;
         let mut rows = ring_lengths(config.variant, dims);
         rows.push(dims.d_state);
-        let lane_rows = rows.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n)).unwrap_or(usize::MAX);
-        let len = product(&what, &[lanes, lane_rows, padded(dims.d_inner)])?;
         memory::check_fits(&what, memory::bytes_of::<T>(&what, len)?)?;
         let mut offsets = Vec::new();
         if offsets.try_reserve_exact(lanes).is_err() {
@@ -77,15 +80,16 @@ impl<T: Real> State<T> {
     pub fn reset_lane(&mut self, lane: usize) {
         self.offsets[lane] = 0;
         for range in self.lane_ranges(lane) {
-            self.values[range].fill(T::ZERO);
+            self.values[range].fill(T::default());
         }
     }
 
-    /// Makes `lane` equal to a lane of `from`, a state of the same shape but for its number of lanes.
-    fn copy_lane(&mut self, lane: usize, from: &Self, from_lane: usize) {
+    /// Makes `lane` equal to a lane of `from`, a state of the same shape but for its type and number of lanes.
+    pub fn copy_lane<U: Element>(&mut self, lane: usize, from: &State<U>, from_lane: usize) {
         self.offsets[lane] = from.offsets[from_lane];
         for (to, range) in self.lane_ranges(lane).zip(from.lane_ranges(from_lane)) {
-            self.values[to].copy_from_slice(&from.values[range]);
+            let values = self.values[to].iter_mut().zip(&from.values[range]);
+            values.for_each(|(to, from)| *to = from.convert());
         }
     }
 
@@ -124,6 +128,28 @@ impl<T> State<T> {
         ((block * self.lanes + lane) * rows + row) * CHANNEL_BLOCK + within
     }
 
+    /// Where the values of a lane are, tensor by tensor in the reference's layout, (channels, values): the inputs of
+    /// each history, oldest first, then the state of the state space model.
+    fn places(&self, lane: usize) -> impl Iterator<Item = usize> + use<T> {
+        let (channels, lane_rows) = (self.channels, self.rows.iter().sum::<usize>());
+        let (lanes, offset, last) = (self.lanes, self.offsets[lane], self.rows.len() - 1);
+        let mut before = 0;
+        let tensors: Vec<_> = (self.rows.iter().enumerate())
+            .map(|(i, &length)| {
+                let oldest = if i < last { ring_row(offset, length) } else { 0 };
+                before += length;
+                (before - length, length, oldest)
+            })
+            .collect();
+        tensors.into_iter().flat_map(move |(first, length, oldest)| {
+            (0..channels).flat_map(move |channel| {
+                let (block, within) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
+                let start = (block * lanes + lane) * lane_rows + first;
+                (0..length).map(move |i| (start + (oldest + i) % length) * CHANNEL_BLOCK + within)
+            })
+        })
+    }
+
     /// Where the input of `age` tokens ago lies in a history, the newest being of age 1.
     fn history_at(&self, history: usize, lane: usize, channel: usize, age: usize) -> usize {
         let length = self.rows[history];
@@ -132,10 +158,82 @@ impl<T> State<T> {
         self.at(lane, self.rows[..history].iter().sum::<usize>() + row, channel)
     }
 
+    /// Where value `i` of a tensor of this shape in the reference's layout, (lanes, channels, values), lies.
+    fn place(&self, field: Field, [_, channels, len]: [usize; 3], i: usize) -> usize {
+        let (lane, channel, i) = (i / (channels * len), i / len % channels, i % len);
+        match field {
+            Field::Ssm => self.ssm_at(lane, channel, i),
+            Field::Conv { history } => self.history_at(history, lane, channel, len - i),
+        }
+    }
+
     /// Where a value of the state space model's state lies.
     fn ssm_at(&self, lane: usize, channel: usize, state: usize) -> usize {
         let [histories @ .., _] = &self.rows[..] else { unreachable!("there is always an SSM state") };
         self.at(lane, histories.iter().sum::<usize>() + state, channel)
+    }
+}
+
+/// A state held in any type.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum AnyState {
+    F32(State<f32>),
+    F64(State<f64>),
+    Bf16(State<bf16>),
+    F16(State<f16>),
+}
+
+impl AnyState {
+    fn new(config: &Config, dims: &Dims, lanes: usize, dtype: DType) -> Result<Self> {
+        Ok(match dtype {
+            DType::F32 => AnyState::F32(State::new(config, dims, lanes)?),
+            DType::F64 => AnyState::F64(State::new(config, dims, lanes)?),
+            DType::Bf16 => AnyState::Bf16(State::new(config, dims, lanes)?),
+            DType::F16 => AnyState::F16(State::new(config, dims, lanes)?),
+        })
+    }
+
+    /// The type it is held in.
+    pub fn dtype(&self) -> DType {
+        match self {
+            AnyState::F32(_) => DType::F32,
+            AnyState::F64(_) => DType::F64,
+            AnyState::Bf16(_) => DType::Bf16,
+            AnyState::F16(_) => DType::F16,
+        }
+    }
+
+    /// The state, if it is held in `T`.
+    pub fn of<T: Element>(&mut self) -> Option<&mut State<T>> {
+        each_dtype!(AnyState, self, state => (state as &mut dyn Any).downcast_mut())
+    }
+
+    /// Makes `lane` equal to a lane of `from`, a state of the same shape.
+    pub fn copy_lane<T: Element>(&mut self, lane: usize, from: &State<T>, from_lane: usize) {
+        each_dtype!(AnyState, self, state => state.copy_lane(lane, from, from_lane));
+    }
+
+    /// Makes `to_lane` of `to` equal to a lane of this state.
+    pub fn copy_lane_to<T: Element>(&self, lane: usize, to: &mut State<T>, to_lane: usize) {
+        each_dtype!(AnyState, self, state => to.copy_lane(to_lane, state, lane));
+    }
+
+    fn offsets(&self) -> &[u64] {
+        each_dtype!(AnyState, self, state => &state.offsets)
+    }
+
+    fn bytes(&self) -> usize {
+        each_dtype!(AnyState, self, state => state.bytes())
+    }
+
+    fn try_clone(&self) -> Result<Self> {
+        Ok(match self {
+            AnyState::F32(state) => AnyState::F32(state.try_clone()?),
+            AnyState::F64(state) => AnyState::F64(state.try_clone()?),
+            AnyState::Bf16(state) => AnyState::Bf16(state.try_clone()?),
+            AnyState::F16(state) => AnyState::F16(state.try_clone()?),
+        })
     }
 }
 
@@ -186,6 +284,15 @@ fn ring_lengths(variant: Variant, dims: &Dims) -> Vec<usize> {
     }
 }
 
+/// Rows of each lane: those of every history and of the state space model.
+fn lane_rows(variant: Variant, dims: &Dims) -> Result<usize> {
+    let lengths = ring_lengths(variant, dims);
+    match lengths.iter().try_fold(dims.d_state, |sum, &length| sum.checked_add(length)) {
+        Some(rows) => Ok(rows),
+        None => fail!(OutOfMemory, "the state needs more memory than can be had"),
+    }
+}
+
 /// Name and shape of one tensor of a cache, in the reference's layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateInfo {
@@ -200,7 +307,7 @@ pub struct StateInfo {
 /// It belongs to one thread at a time and works with any layer of the same configuration's shape.
 #[derive(Debug)]
 pub struct Cache {
-    state: State<f32>,
+    state: AnyState,
     shape: Shape,
     infos: Vec<StateInfo>,
     /// Scratch of `check_lanes`, a flag for each lane, all false.
@@ -213,6 +320,7 @@ pub struct Cache {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
     variant: Variant,
+    dtype: DType,
     dims: Dims,
     dilations: Vec<usize>,
 }
@@ -221,6 +329,7 @@ impl Shape {
     fn of(layer: &Layer) -> Self {
         Shape {
             variant: layer.config().variant,
+            dtype: layer.config().dtype,
             dims: layer.dims().clone(),
             dilations: layer.config().conv_dilations.clone(),
         }
@@ -229,21 +338,31 @@ impl Shape {
     /// Whether it is the layer's; every step asks, so nothing is copied for it.
     fn is_of(&self, layer: &Layer) -> bool {
         self.variant == layer.config().variant
+            && self.dtype == layer.config().dtype
             && self.dims == *layer.dims()
             && self.dilations == layer.config().conv_dilations
     }
 }
 
 impl Cache {
-    /// The state of `batch` sequences that have seen nothing. `max_seqlen` is the reference's argument and
-    /// changes nothing there or here: the state does not grow with the sequence.
+    /// The state of `batch` sequences that have seen nothing, held in f32, in f64 for an f64 layer. `max_seqlen` is
+    /// the reference's argument and changes nothing there or here: the state does not grow with the sequence.
     ///
     /// # Errors
     /// `OutOfMemory`
     pub fn new(layer: &Layer, batch: usize, max_seqlen: usize) -> Result<Self> {
         let _ = max_seqlen;
+        Self::with_dtype(layer, batch, layer.arithmetic())
+    }
+
+    /// The same held in another type. In bf16 or f16 it takes half the memory, and each call rounds the states that
+    /// it leaves: how a sequence is cut into calls then changes the results.
+    ///
+    /// # Errors
+    /// `OutOfMemory`
+    pub fn with_dtype(layer: &Layer, batch: usize, dtype: DType) -> Result<Self> {
         let shape = Shape::of(layer);
-        let state = State::new(layer.config(), layer.dims(), batch)?;
+        let state = AnyState::new(layer.config(), layer.dims(), batch, dtype)?;
         let dims = &shape.dims;
         let conv = dims.conv_state_lens.iter().enumerate().map(|(i, &len)| StateInfo {
             name: format!("conv_state.{i}"),
@@ -257,12 +376,17 @@ impl Cache {
 
     /// Number of sequences.
     pub fn batch(&self) -> usize {
-        self.state.lanes
+        self.state.offsets().len()
+    }
+
+    /// The type that the state is held in.
+    pub fn dtype(&self) -> DType {
+        self.state.dtype()
     }
 
     /// Tokens that each sequence has seen; of the one that has seen most, where they differ.
     pub fn seqlen_offset(&self) -> u64 {
-        self.state.offsets.iter().copied().max().unwrap_or(0)
+        self.state.offsets().iter().copied().max().unwrap_or(0)
     }
 
     /// Bytes of memory held.
@@ -272,9 +396,8 @@ impl Cache {
 
     /// Forgets everything seen; the state is as new.
     pub fn reset(&mut self) {
-        for lane in 0..self.state.lanes {
-            self.state.reset_lane(lane);
-        }
+        let lanes = 0..self.batch();
+        each_dtype!(AnyState, &mut self.state, state => lanes.for_each(|lane| state.reset_lane(lane)));
         self.poisoned = false;
     }
 
@@ -284,7 +407,7 @@ impl Cache {
     /// `InvalidArgument` for a lane that the batch does not have, `Internal` for a cache left undefined.
     pub fn reset_lane(&mut self, lane: usize) -> Result<()> {
         self.check_lane("lane", lane)?;
-        self.state.reset_lane(lane);
+        each_dtype!(AnyState, &mut self.state, state => state.reset_lane(lane));
         Ok(())
     }
 
@@ -299,7 +422,7 @@ impl Cache {
         if self.shape != from.shape {
             fail!(ShapeMismatch, "src was made for a layer of another shape than dst");
         }
-        self.state.copy_lane(lane, &from.state, from_lane);
+        each_dtype!(AnyState, &from.state, from => self.state.copy_lane(lane, from, from_lane));
         Ok(())
     }
 
@@ -310,7 +433,7 @@ impl Cache {
     pub fn copy_lane_within(&mut self, lane: usize, from_lane: usize) -> Result<()> {
         self.check_lane("dst_lane", lane)?;
         self.check_lane("src_lane", from_lane)?;
-        self.state.copy_lane_within(lane, from_lane);
+        each_dtype!(AnyState, &mut self.state, state => state.copy_lane_within(lane, from_lane));
         Ok(())
     }
 
@@ -369,22 +492,14 @@ impl Cache {
     /// # Errors
     /// `NotFound` for a name that [`Cache::states`] does not list, `ShapeMismatch` for another count,
     /// `Internal` for a cache that a failed call left undefined.
-    pub fn get_state(&self, name: &str, out: &mut [f32]) -> Result<()> {
+    pub fn get_state<T: Element>(&self, name: &str, out: &mut [T]) -> Result<()> {
         self.check_usable()?;
         let (field, shape) = self.find(name, out.len())?;
-        let [lanes, channels, len] = shape;
-        let state = &self.state;
-        let mut values = out.iter_mut();
-        for lane in 0..lanes {
-            for channel in 0..channels {
-                for (i, value) in (0..len).zip(&mut values) {
-                    *value = state.values[match field {
-                        Field::Ssm => state.ssm_at(lane, channel, i),
-                        Field::Conv { history } => state.history_at(history, lane, channel, len - i),
-                    }];
-                }
+        each_dtype!(AnyState, &self.state, state => {
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = state.values[state.place(field, shape, i)].convert();
             }
-        }
+        });
         Ok(())
     }
 
@@ -393,23 +508,15 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::get_state`].
-    pub fn set_state(&mut self, name: &str, values: &[f32]) -> Result<()> {
+    pub fn set_state<T: Element>(&mut self, name: &str, values: &[T]) -> Result<()> {
         self.check_usable()?;
         let (field, shape) = self.find(name, values.len())?;
-        let [lanes, channels, len] = shape;
-        let state = &mut self.state;
-        let mut values = values.iter();
-        for lane in 0..lanes {
-            for channel in 0..channels {
-                for (i, &value) in (0..len).zip(&mut values) {
-                    let at = match field {
-                        Field::Ssm => state.ssm_at(lane, channel, i),
-                        Field::Conv { history } => state.history_at(history, lane, channel, len - i),
-                    };
-                    state.values[at] = value;
-                }
+        each_dtype!(AnyState, &mut self.state, state => {
+            for (i, value) in values.iter().enumerate() {
+                let at = state.place(field, shape, i);
+                state.values[at] = value.convert();
             }
-        }
+        });
         Ok(())
     }
 
@@ -431,7 +538,7 @@ impl Cache {
             Field::Ssm
         } else {
             // One history, and the SSM state: the branches share it.
-            Field::Conv { history: if self.state.rows.len() == 2 { 0 } else { index } }
+            Field::Conv { history: if self.shape.variant == Variant::Stcn { index } else { 0 } }
         };
         Ok((field, [info.shape[0], info.shape[1], info.shape[2]]))
     }
@@ -452,14 +559,14 @@ impl Cache {
         if !self.shape.is_of(layer) {
             fail!(ShapeMismatch, "cache was made for a layer of another shape");
         }
-        if self.state.lanes != batch {
-            fail!(ShapeMismatch, "batch is {batch}; cache was made for a batch of {}", self.state.lanes);
+        if self.batch() != batch {
+            fail!(ShapeMismatch, "batch is {batch}; cache was made for a batch of {}", self.batch());
         }
         Ok(())
     }
 
     /// Runs `call` on the state; if it panics, the cache refuses further use until it is reset.
-    pub(crate) fn with_state<R>(&mut self, call: impl FnOnce(&mut State<f32>) -> R) -> R {
+    pub(crate) fn with_state<R>(&mut self, call: impl FnOnce(&mut AnyState) -> R) -> R {
         self.poisoned = true;
         let result = call(&mut self.state);
         #[cfg(test)]
@@ -469,6 +576,7 @@ impl Cache {
     }
 }
 
+/// A tensor of the state.
 #[derive(Clone, Copy)]
 enum Field {
     Conv { history: usize },

@@ -19,6 +19,7 @@ mod layer;
 mod memory;
 pub mod ops;
 pub mod simd;
+pub mod tensor;
 pub mod threads;
 pub mod weights;
 
@@ -26,6 +27,7 @@ pub use cache::{Cache, StateInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use inference::InferenceParams;
 pub use layer::{
-    Config, DType, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tokens, Variant, initial_values,
+    Config, Device, Dims, DtInit, Layer, Math, ParameterInfo, Tensors, Tokens, Variant, initial_values,
     parameter_list,
 };
+pub use tensor::{DType, Element, TensorView, TensorViewMut};

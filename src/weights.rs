@@ -14,8 +14,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::error::{Error, ErrorKind, Result, fail};
-use crate::layer::{Config, DType, Layer, ParameterInfo, Variant, alias_of, canonical_name, parameter_list};
+use crate::layer::{Config, Layer, ParameterInfo, Variant, alias_of, canonical_name, parameter_list};
 use crate::simd::system::DefaultFpEnv;
+use crate::tensor::{DType, Element, with_dtype};
 use archive::Archive;
 
 /// Key of the configuration in a file's metadata; followed by a dot and the prefix for one layer of several.
@@ -76,18 +77,21 @@ pub fn save(layer: &Layer, path: &Path) -> Result<()> {
         (CONFIG_KEY, json::from_config(layer.config())),
         ("format", "pt".to_owned()), // what some readers of PyTorch's files look for
     ]);
-    let shapes = tensors.iter().map(|(name, parameter)| (name.as_str(), parameter.shape.as_slice()));
-    let header = archive::header(&metadata, shapes)?;
+    let listed =
+        tensors.iter().map(|(name, parameter)| (name.as_str(), parameter.dtype, parameter.shape.as_slice()));
+    let header = archive::header(&metadata, listed)?;
 
     archive::write_atomically(path, |file| {
         file.write_all(&header)?;
         for parameter in tensors.values() {
-            let mut values = archive::reserved(&parameter.name, parameter.count())?;
-            values.resize(parameter.count(), 0.0);
-            layer.get_parameter(&parameter.name, &mut values)?;
-            for value in values {
-                file.write_all(&f32::to_le_bytes(value))?;
-            }
+            with_dtype!(parameter.dtype, T => {
+                let mut values = archive::reserved(&parameter.name, parameter.count())?;
+                values.resize(parameter.count(), T::default());
+                layer.get_parameter(&parameter.name, &mut values)?;
+                for value in values {
+                    file.write_all(&T::to_le_bytes(value))?;
+                }
+            });
         }
         Ok(())
     })
@@ -106,7 +110,14 @@ fn load_from<R: Read + Seek>(
     };
     let parameters = parameter_list(&config, &config.dims()?);
     tensors.check(config.variant, &parameters)?;
-    Layer::from_parameters(&config, &mut |parameter| tensors.read(&mut archive, config.variant, parameter))
+    // In f32 a value of f64 is rounded once before a smaller type rounds it again.
+    let is_f64 = config.dtype == DType::F64 || tensors.by_name.values().any(|t| t.dtype == Dtype::F64);
+    let variant = config.variant;
+    if is_f64 {
+        Layer::from_parameters::<f64>(&config, &mut |p| tensors.read(&mut archive, variant, p))
+    } else {
+        Layer::from_parameters::<f32>(&config, &mut |p| tensors.read(&mut archive, variant, p))
+    }
 }
 
 /// The configuration that the metadata states or, for a Baseline layer, the shapes imply.
@@ -118,8 +129,8 @@ fn config_of_file<R: Read + Seek>(archive: &Archive<R>, tensors: &Tensors) -> Re
         Some(text) => json::to_config(key.unwrap_or(CONFIG_KEY), text)?,
         None => (tensors.baseline_config()?, None),
     };
-    let stored = tensors.by_name.get("in_proj.weight").and_then(|tensor| layer_type(tensor.dtype));
-    config.dtype = computable(dtype.or(stored).unwrap_or(DType::F32));
+    let stored = tensors.by_name.get("in_proj.weight").and_then(|tensor| archive::dtype(tensor.dtype));
+    config.dtype = dtype.or(stored).unwrap_or(DType::F32);
 
     match (config.dims(), key) {
         // A file's mistake, not the caller's.
@@ -128,24 +139,6 @@ fn config_of_file<R: Read + Seek>(archive: &Archive<R>, tensors: &Tensors) -> Re
         }
         (Err(error), _) => Err(error),
         (Ok(_), _) => Ok(config),
-    }
-}
-
-/// The type of the layer made from a file whose own type is `stored`, when the caller asked for none.
-///
-/// Layers of other types than f32 cannot be computed yet, and a file is useful none the less: its values are
-/// converted. To be removed with that limit.
-fn computable(_stored: DType) -> DType {
-    DType::F32
-}
-
-fn layer_type(stored: Dtype) -> Option<DType> {
-    match stored {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::Bf16),
-        _ => None,
     }
 }
 
@@ -215,7 +208,7 @@ impl Tensors {
                     parameter.shape
                 );
             }
-            if layer_type(tensor.dtype).is_none() {
+            if archive::dtype(tensor.dtype).is_none() {
                 fail!(
                     Unsupported,
                     "tensor {file_name:?} is of type {}; it must be F32, F64, F16 or BF16",
@@ -240,22 +233,23 @@ impl Tensors {
     }
 
     /// The values of a parameter, row-major.
-    fn read<R: Read + Seek>(
+    fn read<R: Read + Seek, T: Element>(
         &self,
         archive: &mut Archive<R>,
         variant: Variant,
         parameter: &ParameterInfo,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Vec<T>> {
         let mut names = self.names_of(variant, &parameter.name);
         let Some(name) = names.next() else {
             return self.missing(&parameter.name, &format!("shape {:?}", parameter.shape));
         };
-        let values = archive.values(&self.file_name(name))?;
+        let values: Vec<T> = archive.values(&self.file_name(name))?;
         if let Some(alias) = names.next() {
             let (name, alias) = (self.file_name(name), self.file_name(alias));
-            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-            let others = archive.values(&alias)?;
-            if let Some((a, b)) = values.iter().zip(&others).find(|(a, b)| !same(**a, **b)) {
+            let same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            let others: Vec<T> = archive.values(&alias)?;
+            let mut pairs = values.iter().zip(&others).map(|(a, b)| (a.to_f64(), b.to_f64()));
+            if let Some((a, b)) = pairs.find(|(a, b)| !same(*a, *b)) {
                 fail!(
                     Format,
                     "tensors {name:?} and {alias:?} are one parameter and must agree; they have {a} and {b} at one place"

@@ -382,13 +382,13 @@ fn calls_without_tokens_do_nothing() {
         let layer = odd_layer(variant, Isa::current());
         let mut none = new_cache(&layer, 0);
         assert!(forward(&layer, &[], 0, Some(&mut none)).is_empty());
-        layer.forward(Tokens::InPlace(&mut []), 0, 9, None).unwrap();
+        layer.forward(Tokens::<f32>::InPlace(&mut []), 0, 9, None).unwrap();
 
         let x = Random(6).values(2 * 11 * 14);
         let mut cache = new_cache(&layer, 2);
         forward(&layer, &x, 2, Some(&mut cache));
         let states = state_bits(&cache);
-        layer.forward(Tokens::Separate { x: &[], y: &mut [] }, 2, 0, Some(&mut cache)).unwrap();
+        layer.forward(Tokens::Separate { x: &[0.0f32; 0], y: &mut [] }, 2, 0, Some(&mut cache)).unwrap();
         assert_eq!(state_bits(&cache), states);
         assert_eq!(cache.seqlen_offset(), 11);
     }

@@ -151,60 +151,61 @@ find_package(lite_mamba REQUIRED) # twice
 add_executable(quickstart ${SOURCE})
 target_link_libraries(quickstart PRIVATE lite_mamba::lite_mamba m)
 END
-    configure() { # DIRECTORY PREFIX VERSION FLAG...
-        cmake -S "$at/project" -B "$at/$1" -DCMAKE_PREFIX_PATH="$2" -DWANTED="$3" -DSOURCE="$root/examples/c/quickstart.c" "${@:4}"
+    configure() { # DIRECTORY -DWHERE=… [VERSION]
+        cmake -S "$at/project" -B "$at/$1" "$2" -DWANTED="${3:-}" -DSOURCE="$root/examples/c/quickstart.c"
     }
-    configure found "$prefix" "$(pkg-config --modversion lite_mamba)"
+    local installed="-DCMAKE_PREFIX_PATH=$prefix" copied="-Dlite_mamba_DIR=$moved/cmake/lite_mamba"
+    configure found "$installed" "$(pkg-config --modversion lite_mamba)"
     cmake --build "$at/found"
     "$at/found/quickstart"
     for version in 99.0 1.0 0.99; do
-        ! configure "not_$version" "$prefix" "$version" > "$at/log" 2>&1 || fail "find_package(lite_mamba $version)"
-        grep -q 'Could not find a configuration file for package "lite_mamba"' "$at/log" || { cat "$at/log" >&2 && fail "version $version"; }
+        ! configure "not_$version" "$installed" "$version" > "$at/log" 2>&1 || fail "find_package(lite_mamba $version)"
+        grep -q "compatible with requested version \"$version\"" <<< "$(tr -s ' \n' ' ' < "$at/log")" ||
+            { cat "$at/log" && fail "the message about version $version"; }
     done
 
     cp -R "$prefix/include" "$at/moved"
-    cp -R "$prefix"/lib/cmake "$moved"
-    # Which triplets are looked into is the system's business.
-    local package=-Dlite_mamba_DIR=$moved/cmake/lite_mamba
-    ! configure none "$at/moved" "" "$package" > "$at/log" 2>&1 || fail "find_package without a library"
-    grep -q 'neither .*lib/triplet/liblite_mamba' "$at/log" || { cat "$at/log" >&2 && fail "the message without a library"; }
-    cp "$prefix"/lib/liblite_mamba.a "$moved"
-    configure static "$at/moved" "" "$package"
+    cp -R "$prefix/lib/cmake" "$moved"
+    ! configure none "$copied" > "$at/log" 2>&1 || fail "find_package without a library"
+    grep -q 'neither [^ ]*/lib/triplet/liblite_mamba' <<< "$(tr -s ' \n' ' ' < "$at/log")" ||
+        { cat "$at/log" && fail "the message without a library"; }
+    cp "$prefix/lib/liblite_mamba.a" "$moved"
+    configure static "$copied"
     cmake --build "$at/static"
     "$at/static/quickstart"
 }
 
-# As many at once as there are cores, the longest first; what one prints is only shown if it fails.
+# What one prints is only shown if it fails.
 job() {
     local start=$SECONDS status=0
     # In the background, for set -e to hold in there.
     (eval "$1") > "$build/$1.log" 2>&1 < /dev/null &
     wait $! || status=$?
-    if [ "$status" = 0 ]; then
-        echo "ok: $1 ($((SECONDS - start)) s)"
-    else
-        cat "$build/$1.log"
-        echo "FAILED: $1, status $status ($((SECONDS - start)) s)"
-        return 1
-    fi
+    [ "$status" != 0 ] || { ok "$1 ($((SECONDS - start)) s)" && return; }
+    cat "$build/$1.log"
+    fail "$1, status $status"
 }
-jobs=()
-for compiler in $compilers; do
-    jobs+=("sanitized $compiler address,undefined" "sanitized $compiler thread")
-    for standard in c++17 c++20 c++2b; do jobs+=("standard $compiler $standard"); done
-    jobs+=("programs $compiler" "examples $compiler")
-done
-jobs+=("drift ${compilers%% *}" package)
+compiler_jobs() { # COMPILER
+    local each
+    for each in "sanitized $1 address,undefined" "sanitized $1 thread" \
+        "standard $1 c++17" "standard $1 c++20" "standard $1 c++2b" "programs $1" "examples $1"; do
+        job "$each"
+    done
+}
 
-running=0 failed=
-for each in "${jobs[@]}"; do
-    [ "$running" -lt "$(getconf _NPROCESSORS_ONLN)" ] || { wait -n || failed=yes; running=$((running - 1)); }
-    job "$each" &
-    running=$((running + 1))
+# The compilers beside each other.
+running=()
+for compiler in $compilers; do
+    compiler_jobs "$compiler" &
+    running+=($!)
 done
-while [ "$running" -gt 0 ]; do
-    wait -n || failed=yes
-    running=$((running - 1))
+(
+    job "drift $compiler"
+    job package
+) &
+running+=($!)
+failed=
+for each in "${running[@]}"; do
+    wait "$each" || failed=yes
 done
-[ -z "$failed" ] || fail "C++"
-ok "C++, $(uname -sm)"
+[ -z "$failed" ]

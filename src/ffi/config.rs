@@ -4,8 +4,9 @@ use super::arguments::{enumerated, read_struct, slice, write_struct};
 use super::boundary;
 use super::types::{lm_config, lm_status};
 use crate::error::{ErrorKind, Result, fail};
-use crate::layer::{Config, DType, Device, DtInit, Math, Variant};
+use crate::layer::{Config, Device, DtInit, Math, Variant};
 use crate::memory;
+use crate::tensor::DType;
 
 static DEFAULT_DILATIONS: [usize; 1] = [1];
 

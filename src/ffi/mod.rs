@@ -75,9 +75,10 @@
 //!
 //! BITS
 //!
-//! On one instruction set, a token of an F32 layer gives the same bits in a step, in a chunk, in a prefill,
-//! in any lane of a batch and with any number of threads, given the same history. Different instruction
-//! sets differ in rounding; lm_build_info says which one is in use.
+//! On one instruction set, a token gives the same bits in a step, in a chunk, in a prefill, among sequences of
+//! other lengths, in any lane of a batch and with any number of threads, given the same history: this holds
+//! for layers of every storage type whose state is held in the type of their arithmetic, LM_DTYPE_DEFAULT.
+//! Different instruction sets differ in rounding; lm_build_info says which one is in use.
 //!
 //! FLOATING-POINT ENVIRONMENT
 //!

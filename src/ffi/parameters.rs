@@ -3,8 +3,6 @@
 use std::ffi::{c_char, c_void};
 use std::path::Path;
 
-use half::{bf16, f16};
-
 use super::arguments::{
     check, enumerated, give, object, object_mut, optional_string, slice, slice_mut, string, write_struct,
 };
@@ -12,8 +10,9 @@ use super::boundary;
 use super::config::{DTYPES, from_c};
 use super::types::{lm_config, lm_layer, lm_status, lm_tensor_info};
 use crate::error::{ErrorKind, Result, fail};
-use crate::layer::{DType, Layer, ParameterInfo};
+use crate::layer::{Layer, ParameterInfo};
 use crate::memory::Buffer;
+use crate::tensor::{DType, Element, with_dtype};
 use crate::weights;
 
 /// Number of parameters that lm_parameter_info describes. 0 for NULL.
@@ -51,9 +50,32 @@ pub unsafe extern "C" fn lm_parameter_info(
                 layer.parameters().len()
             );
         };
-        let ParameterInfo { name, shape, weight_decay, .. } = parameter;
-        let described = tensor_info(name, shape, layer.config().dtype, *weight_decay, struct_size)?;
+        let ParameterInfo { name, shape, weight_decay, dtype } = parameter;
+        let described = tensor_info(name, shape, *dtype, *weight_decay, struct_size)?;
         write_struct(&described, info, struct_size, "info")
+    })
+}
+
+/// Finds a parameter by its name.
+///
+/// name: as lm_parameter_info gives it, or its other name.
+/// index: receives its number for lm_parameter_info.
+///
+/// LM_ERR_NOT_FOUND for another name.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_find_parameter(
+    layer: *const lm_layer,
+    name: *const c_char,
+    index: *mut usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let found = layer.parameter_index(string(name, "name")?)?;
+        check(index, "index")?;
+        *index = found;
+        Ok(())
     })
 }
 
@@ -152,15 +174,11 @@ pub unsafe extern "C" fn lm_get_parameter_typed(
         let layer = object(layer, "layer")?;
         let name = string(name, "name")?;
         let out = slice_mut(out.cast::<u8>(), bytes, "out")?;
-        let dtype = typed(layer, dtype)?;
-        let mut values = typed_values(layer, name, dtype, bytes)?;
-        layer.get_parameter(name, &mut values)?;
-        match dtype {
-            DType::F32 => write_as(&values, out, |v| v.to_ne_bytes()),
-            DType::F64 => write_as(&values, out, |v| f64::from(v).to_ne_bytes()),
-            DType::Bf16 => write_as(&values, out, |v| bf16::from_f32(v).to_ne_bytes()),
-            DType::F16 => write_as(&values, out, |v| f16::from_f32(v).to_ne_bytes()),
-        }
+        with_dtype!(typed(layer, name, dtype)?, T => {
+            let mut values = typed_values::<T>(layer, name, bytes)?;
+            layer.get_parameter(name, &mut values)?;
+            out.as_chunks_mut().0.iter_mut().zip(&*values).for_each(|(to, from)| *to = from.to_ne_bytes());
+        });
         Ok(())
     })
 }
@@ -189,33 +207,25 @@ pub unsafe extern "C" fn lm_set_parameter_typed(
         let layer = object_mut(layer, "layer")?;
         let name = string(name, "name")?;
         let given = slice(values.cast::<u8>(), bytes, "values")?;
-        let dtype = typed(layer, dtype)?;
-        let mut values = typed_values(layer, name, dtype, bytes)?;
-        match dtype {
-            DType::F32 => read_as(given, &mut values, f32::from_ne_bytes),
-            DType::F64 => read_as(given, &mut values, |b| f64::from_ne_bytes(b) as f32),
-            DType::Bf16 => read_as(given, &mut values, |b| bf16::from_ne_bytes(b).to_f32()),
-            DType::F16 => read_as(given, &mut values, |b| f16::from_ne_bytes(b).to_f32()),
-        }
-        layer.set_parameter(name, &values)
+        with_dtype!(typed(layer, name, dtype)?, T => {
+            let mut values = typed_values::<T>(layer, name, bytes)?;
+            let given = given.as_chunks().0.iter().map(|bytes| T::from_ne_bytes(*bytes));
+            values.iter_mut().zip(given).for_each(|(to, from)| *to = from);
+            layer.set_parameter(name, &values)
+        })
     })
 }
 
-/// The type that `dtype` stands for in a layer.
-fn typed(layer: &Layer, dtype: u32) -> Result<DType> {
-    let default = [(0, "LM_DTYPE_DEFAULT", layer.config().dtype)];
+/// The type that `dtype` stands for in a parameter.
+fn typed(layer: &Layer, name: &str, dtype: u32) -> Result<DType> {
+    let default = [(0, "LM_DTYPE_DEFAULT", layer.parameter(name)?.dtype)];
     enumerated(dtype, &[&default[..], &DTYPES].concat(), ErrorKind::InvalidArgument, "dtype")
 }
 
-/// Room for the f32 values of a parameter that is `bytes` bytes of `dtype`.
-fn typed_values(layer: &Layer, name: &str, dtype: DType, bytes: usize) -> Result<Buffer<f32>> {
-    let size = match dtype {
-        DType::F64 => 8,
-        DType::F32 => 4,
-        DType::Bf16 | DType::F16 => 2,
-    };
+/// Room for the values of a parameter that is `bytes` bytes of `T`.
+fn typed_values<T: Element>(layer: &Layer, name: &str, bytes: usize) -> Result<Buffer<T>> {
     let info = layer.parameter(name)?;
-    let expected = info.count() * size;
+    let expected = info.count() * size_of::<T>();
     if bytes != expected {
         fail!(
             ShapeMismatch,
@@ -224,18 +234,6 @@ fn typed_values(layer: &Layer, name: &str, dtype: DType, bytes: usize) -> Result
         );
     }
     Buffer::zeroed(name, info.count())
-}
-
-fn write_as<const N: usize>(values: &[f32], out: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {
-    for (to, &from) in out.as_chunks_mut().0.iter_mut().zip(values) {
-        *to = convert(from);
-    }
-}
-
-fn read_as<const N: usize>(given: &[u8], values: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
-    for (to, &from) in values.iter_mut().zip(given.as_chunks().0) {
-        *to = convert(from);
-    }
 }
 
 /// Creates a layer from a safetensors file. Freed by lm_destroy.

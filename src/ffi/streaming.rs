@@ -1,6 +1,6 @@
 //! STREAMING
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 
 use super::arguments::{
     check, enumerated, give, object, object_mut, slice, slice_mut, string, take_back, tokens, write_struct,
@@ -11,7 +11,7 @@ use super::parameters::tensor_info;
 use super::types::{lm_cache, lm_dtype::LM_DTYPE_DEFAULT, lm_layer, lm_status, lm_tensor_info};
 use crate::cache::Cache;
 use crate::error::{ErrorKind, fail};
-use crate::layer::DType;
+use crate::layer::packed_total;
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///
@@ -19,11 +19,12 @@ use crate::layer::DType;
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
-/// dtype: in which the state is held: LM_DTYPE_DEFAULT, which is F32 for an F32 layer, or that type itself.
+/// dtype: in which the state is held. LM_DTYPE_DEFAULT is the type of the layer's arithmetic, F64 for an F64
+///        layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call then rounds the
+///        states that it leaves, so that how a sequence is cut into calls changes its results.
 /// cache: receives the handle.
 ///
-/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for a type that this version cannot
-/// hold the state in; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
 /// Any number of threads on one layer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_alloc_cache(
@@ -36,13 +37,12 @@ pub unsafe extern "C" fn lm_alloc_cache(
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
-        let dtypes = [&[(LM_DTYPE_DEFAULT as u32, "LM_DTYPE_DEFAULT", DType::F32)], &DTYPES[..]].concat();
-        let state_type = enumerated(dtype, &dtypes, ErrorKind::InvalidArgument, "dtype")?;
-        if state_type != DType::F32 {
-            fail!(Unsupported, "dtype is {dtype}; this version holds the state of an F32 layer in F32 only");
-        }
+        let default = [(LM_DTYPE_DEFAULT as u32, "LM_DTYPE_DEFAULT", layer.arithmetic())];
+        let dtypes = [&default[..], &DTYPES[..]].concat();
+        let dtype = enumerated(dtype, &dtypes, ErrorKind::InvalidArgument, "dtype")?;
         check(cache, "cache")?;
-        give(Cache::new(layer, batch, max_seqlen)?, cache);
+        let _ = max_seqlen;
+        give(Cache::with_dtype(layer, batch, dtype)?, cache);
         Ok(())
     })
 }
@@ -219,11 +219,12 @@ pub unsafe extern "C" fn lm_cache_state_info(
 ) -> lm_status {
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
-        let states = object(cache, "cache")?.states();
+        let cache = object(cache, "cache")?;
+        let states = cache.states();
         let Some(state) = states.get(index) else {
             fail!(InvalidArgument, "index is {index}; this cache has {} states", states.len());
         };
-        let described = tensor_info(&state.name, &state.shape, DType::F32, false, struct_size)?;
+        let described = tensor_info(&state.name, &state.shape, cache.dtype(), false, struct_size)?;
         write_struct(&described, info, struct_size, "info")
     })
 }
@@ -296,5 +297,103 @@ pub unsafe extern "C" fn lm_step_lanes(
         }
         let shape = [("num_lanes", num_lanes), ("seqlen", 1), ("d_model", layer.dims().d_model)];
         layer.step_lanes(tokens(x, y, shape)?, lanes, cache)
+    })
+}
+
+/// Computes sequences of different lengths, packed one after the other without padding: lm_forward of each, to
+/// the bit, in one call.
+///
+/// x: (total, d_model), where total is cu_seqlens[num_seqs].
+/// cu_seqlens: num_seqs + 1 numbers, the first 0 and none less than the one before: sequence i has the tokens
+///             from cu_seqlens[i] to cu_seqlens[i + 1], that one excluded. A sequence may be empty.
+/// num_seqs: 0 is allowed; the pointers may then be NULL.
+/// cache: NULL for sequences that begin here and are not continued. With a cache of a batch of num_seqs,
+///        sequence i continues its sequence i, which moves on by as many tokens.
+/// y: (total, d_model); may be x itself.
+///
+/// LM_ERR_INVALID_ARGUMENT for other cu_seqlens; errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_forward_varlen(
+    layer: *const lm_layer,
+    x: *const f32,
+    cu_seqlens: *const usize,
+    num_seqs: usize,
+    cache: *mut lm_cache,
+    y: *mut f32,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        if num_seqs == 0 {
+            return Ok(());
+        }
+        let cu_seqlens = slice(cu_seqlens, num_seqs.saturating_add(1), "cu_seqlens")?;
+        let total = packed_total(cu_seqlens)?;
+        if total == 0 {
+            return Ok(());
+        }
+        let cache = if cache.is_null() { None } else { Some(object_mut(cache, "cache")?) };
+        let shape = [("total", total), ("seqlen", 1), ("d_model", layer.dims().d_model)];
+        layer.forward_varlen(tokens(x, y, shape)?, cu_seqlens, cache)
+    })
+}
+
+/// Writes the state of a cache into a buffer, from which lm_cache_load makes it again, in this process or
+/// another, on this machine or another, with this version of the library or a later one. The same state gives
+/// the same bytes.
+///
+/// cache: to be saved.
+/// buffer: capacity bytes, at any alignment; NULL to ask for the size alone.
+/// capacity: not looked at if buffer is NULL.
+/// written: receives the number of bytes that were written, or that are needed if buffer is NULL.
+///
+/// LM_ERR_BUFFER_TOO_SMALL, with nothing written.
+/// Any number of threads on one cache while none changes it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_save(
+    cache: *const lm_cache,
+    buffer: *mut c_void,
+    capacity: usize,
+    written: *mut usize,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let cache = object(cache, "cache")?;
+        check(written, "written")?;
+        *written = if buffer.is_null() {
+            cache.saved_len()?
+        } else {
+            cache.save(slice_mut(buffer.cast::<u8>(), capacity, "buffer")?)?
+        };
+        Ok(())
+    })
+}
+
+/// Creates a cache from what lm_cache_save wrote. Freed by lm_free_cache.
+///
+/// layer: a layer of the variant, shape and type that the cache was of.
+/// buffer: size bytes, at any alignment, not kept.
+/// size: as lm_cache_save gave it, exactly.
+/// cache: receives the handle.
+///
+/// LM_ERR_FORMAT for bytes that lm_cache_save did not write, cut short or altered; LM_ERR_UNSUPPORTED for
+/// those of a later version that this one cannot read; LM_ERR_SHAPE_MISMATCH for a layer of another variant,
+/// shape or type; LM_ERR_OUT_OF_MEMORY.
+/// Any number of threads on one layer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lm_cache_load(
+    layer: *const lm_layer,
+    buffer: *const c_void,
+    size: usize,
+    cache: *mut *mut lm_cache,
+) -> lm_status {
+    // SAFETY: pointers are the caller's, as the header asks for.
+    boundary::status(|| unsafe {
+        let layer = object(layer, "layer")?;
+        let saved = slice(buffer.cast::<u8>(), size, "buffer")?;
+        check(cache, "cache")?;
+        give(Cache::load(layer, saved)?, cache);
+        Ok(())
     })
 }

@@ -60,10 +60,14 @@ fn a_panic_becomes_a_status_and_a_message_in_every_function() {
         lm_cache_reset_lane(null_mut(), 0);
         lm_cache_copy_lane(null_mut(), 0, null(), 0);
         lm_step_lanes(null(), null(), null(), 0, null_mut(), null_mut());
+        lm_forward_varlen(null(), null(), null(), 0, null_mut(), null_mut());
+        lm_cache_save(null(), null_mut(), 0, null_mut());
+        lm_cache_load(null(), null(), 0, null_mut());
         lm_inference_params_create(0, 0, null_mut());
         lm_inference_params_reset(null_mut());
         lm_forward_inference(null(), null(), 0, 0, null_mut(), null_mut());
         lm_parameter_info(null(), 0, null_mut(), 0);
+        lm_find_parameter(null(), null(), null_mut());
         lm_get_parameter(null(), null(), null_mut(), 0);
         lm_set_parameter(null_mut(), null(), null(), 0);
         lm_get_parameter_typed(null(), null(), 0, null_mut(), 0);

@@ -3,7 +3,8 @@
 use crate::cache::Cache;
 use crate::error::ErrorKind;
 use crate::inference::InferenceParams;
-use crate::layer::{DType, Device, DtInit, Layer, Math, Variant};
+use crate::layer::{Device, DtInit, Layer, Math, Variant};
+use crate::tensor::DType;
 
 /// What a function returns: LM_OK or one of the LM_ERR_ codes of `enum lm_status_code`. An integer, so
 /// that a code which a later version adds is an ordinary value too.
@@ -53,8 +54,9 @@ pub enum lm_variant {
     LM_VARIANT_BASELINE = 3,
 }
 
-/// Storage types. Arithmetic is in f32, for F64 in f64. This version computes F32 layers; the other types
-/// are for the values that lm_get_parameter_typed and lm_set_parameter_typed convert.
+/// Storage types. Arithmetic is in f32, for F64 in f64, whatever the type. A BF16 or F16 layer keeps its
+/// matrices, convolutions and biases in that type, and `A_log`, `D` and `conv_gates` in F32, as the reference
+/// does; an F64 layer keeps everything in F64.
 #[repr(C)]
 pub enum lm_dtype {
     /// Where a function allows it: the type that is natural there, as its description says.

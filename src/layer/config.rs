@@ -1,6 +1,7 @@
 //! The configuration of a layer: every argument of the reference's constructor, checked once.
 
 use crate::error::{Result, fail};
+use crate::tensor::DType;
 
 /// How the dilated causal convolutions are combined into the input of the state space model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,17 +45,6 @@ pub enum DtInit {
     Random = 0,
     /// The constant `dt_rank`^-½ · `dt_scale`.
     Constant = 1,
-}
-
-/// The storage type of the parameters. Arithmetic is f32 (f64 for `F64`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-#[allow(missing_docs)]
-pub enum DType {
-    F32 = 1,
-    F64 = 2,
-    Bf16 = 3,
-    F16 = 4,
 }
 
 /// Where the layer lives.
@@ -155,8 +145,8 @@ impl Config {
     /// Checks every field and resolves the sizes that follow from them.
     ///
     /// # Errors
-    /// `InvalidConfig` naming the field; `OutOfMemory` if a size overflows; `Unsupported` for a type or
-    /// device that this build cannot run.
+    /// `InvalidConfig` naming the field; `OutOfMemory` if a size overflows; `Cuda` for a device that this build
+    /// cannot run on.
     pub fn dims(&self) -> Result<Dims> {
         positive("d_model", self.d_model)?;
         positive("d_state", self.d_state)?;
@@ -219,9 +209,6 @@ impl Config {
         }
         if self.device == Device::Cuda {
             fail!(Cuda, "device is CUDA; this library was built without CUDA support");
-        }
-        if self.dtype != DType::F32 {
-            fail!(Unsupported, "dtype is {:?}; this version computes layers of type F32 only", self.dtype);
         }
         Dims::new(self, d_inner)
     }

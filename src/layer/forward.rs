@@ -2,78 +2,80 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut4, Axis, s};
 
+use super::parameters::Parameters;
+use super::tokens::{Sequences, Tensors};
 use super::workspace::Workspace;
-use super::{Layer, Variant};
-use crate::cache::{Part, State};
-use crate::error::{Result, fail};
+use super::{Dims, Variant};
+use crate::cache::{AnyState, Part, State};
 use crate::ops::conv::Segment;
 use crate::ops::linear::{Input, Output};
 use crate::ops::{CHANNEL_BLOCK, padded, share, view2, view2_mut, view3, view3_mut, view4_mut};
+use crate::simd::{Real, Storage};
+use crate::tensor::Element;
 use crate::threads::Workers;
 
-/// Where a call reads its tokens and writes its outputs, both (batch, seqlen, d_model), row-major.
-#[derive(Debug)]
-pub enum Tokens<'a, T> {
-    /// From one array to another.
-    Separate {
-        /// The input.
-        x: &'a [T],
-        /// The output.
-        y: &'a mut [T],
-    },
-    /// Each output takes the place of its input.
-    InPlace(&'a mut [T]),
+/// A layer as its stages see it.
+pub(super) struct Pass<'a, W: Storage> {
+    pub variant: Variant,
+    pub dims: &'a Dims,
+    pub parameters: &'a Parameters<W>,
 }
 
-impl<T> Tokens<'_, T> {
-    /// Whether input and output have `len` values.
-    pub(super) fn check(&self, size: &str, len: usize) -> Result<()> {
-        let (x, y) = match self {
-            Tokens::Separate { x, y } => (x.len(), y.len()),
-            Tokens::InPlace(both) => (both.len(), both.len()),
+/// Where the sequences of a call continue from, and where their states go.
+struct States<'a, R> {
+    /// What the stages work on.
+    state: &'a mut State<R>,
+    backing: Backing<'a>,
+    /// The lane of the last sequence that began.
+    lane: Option<usize>,
+}
+
+/// What is behind the state that the stages work on.
+enum Backing<'a> {
+    /// Nothing: it is the cache's.
+    Itself,
+    /// Nothing: every sequence begins here and is not continued.
+    Nothing,
+    /// The cache's, in another type: converted when a sequence begins and when it ends.
+    Converted(&'a mut AnyState),
+}
+
+impl<R: Real> States<'_, R> {
+    /// The lane in which a sequence begins.
+    fn begin(&mut self, sequence_lane: usize) -> usize {
+        let next = self.lane.map_or(0, |lane| (lane + 1) % self.state.lanes());
+        let lane = match &self.backing {
+            Backing::Itself => sequence_lane,
+            Backing::Nothing => {
+                self.state.reset_lane(next);
+                next
+            }
+            Backing::Converted(cached) => {
+                cached.copy_lane_to(sequence_lane, self.state, next);
+                next
+            }
         };
-        if x != len || y != len {
-            fail!(ShapeMismatch, "x and y have {x} and {y} values; {size} is {len}");
+        self.lane = Some(lane);
+        lane
+    }
+
+    /// The last token of a sequence has gone by.
+    fn end(&mut self, sequence_lane: usize, lane: usize) {
+        if let Backing::Converted(cached) = &mut self.backing {
+            cached.copy_lane(sequence_lane, self.state, lane);
         }
-        Ok(())
     }
-
-    fn input(&self, rows: Range<usize>, columns: usize) -> ArrayView2<'_, T> {
-        let values = match self {
-            Tokens::Separate { x, .. } => x,
-            Tokens::InPlace(both) => &both[..],
-        };
-        view2(&values[rows.start * columns..], [rows.len(), columns])
-    }
-
-    fn output(&mut self, rows: Range<usize>, columns: usize) -> ArrayViewMut2<'_, T> {
-        let values = match self {
-            Tokens::Separate { y, .. } => &mut y[..],
-            Tokens::InPlace(both) => both,
-        };
-        view2_mut(&mut values[rows.start * columns..], [rows.len(), columns])
-    }
-}
-
-/// The sequences of a call, and where their states are.
-pub(super) struct Sequences<'a> {
-    /// How many.
-    pub count: usize,
-    /// Tokens of each.
-    pub seqlen: usize,
-    /// The lane of each in the cache; their own numbers if `None`.
-    pub lanes: Option<&'a [usize]>,
 }
 
 /// Some channels on their way through the stages of one thread.
-struct Chunk<'a> {
+struct Chunk<'a, R> {
     /// The first block of them.
     first: usize,
-    state: Part<'a, f32>,
+    state: Part<'a, R>,
     /// Room for two intermediate results.
-    scratch: &'a mut [f32],
+    scratch: &'a mut [R],
 }
 
 /// How blocks of channels are shared out: so many to a thread, which takes a chunk of them at a time.
@@ -84,7 +86,13 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(blocks: usize, rows: usize, panel: usize, workers: &Workers, workspace: &Workspace<f32>) -> Self {
+    fn new<R: Real>(
+        blocks: usize,
+        rows: usize,
+        panel: usize,
+        workers: &Workers,
+        workspace: &Workspace<R>,
+    ) -> Self {
         let scratch_len = workspace.scratch_len();
         let share = share(blocks, panel, workers.count().min(workspace.threads()));
         let fitting = scratch_len / 2 / (rows * CHANNEL_BLOCK);
@@ -92,13 +100,13 @@ impl Shares {
     }
 
     /// Calls `work` with every chunk of channels and its part of `tensor`, (any, blocks, rows, channels).
-    fn for_each(
+    fn for_each<R: Real>(
         &self,
         workers: &Workers,
-        mut tensor: ArrayViewMut4<f32>,
-        state: &mut Part<'_, f32>,
-        scratch: &mut [f32],
-        work: impl Fn(Chunk<'_>, ArrayViewMut4<f32>) + Send + Sync,
+        mut tensor: ArrayViewMut4<R>,
+        state: &mut Part<'_, R>,
+        scratch: &mut [R],
+        work: impl Fn(Chunk<'_, R>, ArrayViewMut4<R>) + Send + Sync,
     ) {
         let Shares { share, chunk, scratch_len } = *self;
         let shares = tensor.axis_chunks_iter_mut(Axis(1), share).zip(state.parts(share));
@@ -112,43 +120,47 @@ impl Shares {
     }
 }
 
-impl Layer {
-    /// Takes all tokens through the stages, a block of rows at a time. The rows are the tokens of the first
-    /// sequence, then those of the second, and so on; a block holds the pieces of as many as it covers.
-    pub(super) fn run(
+impl<W: Storage> Pass<'_, W> {
+    /// Takes all tokens through the stages, a block of rows at a time: those of the first sequence, then those of the
+    /// second, and so on; a block holds the pieces of as many as it covers.
+    pub fn run(
         &self,
-        tokens: &mut Tokens<'_, f32>,
-        sequences: Sequences<'_>,
-        workspace: &mut Workspace<f32>,
-        cached: Option<&mut State<f32>>,
+        tensors: &mut Tensors<'_>,
+        sequences: &Sequences<'_>,
+        workspace: &mut Workspace<W::Real>,
+        cached: Option<&mut AnyState>,
     ) {
-        let Sequences { count, seqlen, lanes } = sequences;
-        let rows = count * seqlen;
+        let rows = sequences.rows();
         let workers = Workers::for_operations(rows as f64 * self.operations_per_token());
         let mut own = workspace.state.take();
-        let is_cached = cached.is_some();
-        let state = cached.or(own.as_mut()).expect("a call without a cache takes a workspace with a state");
+        const OWN: &str = "a call without a state of its own type takes a workspace with one";
+        let (state, backing) = match cached {
+            None => (own.as_mut().expect(OWN), Backing::Nothing),
+            Some(cached) if cached.dtype() == W::Real::DTYPE => {
+                (cached.of().expect("asked"), Backing::Itself)
+            }
+            Some(cached) => (own.as_mut().expect(OWN), Backing::Converted(cached)),
+        };
+        let mut states = States { state, backing, lane: None };
         let mut start = 0;
         while start < rows {
             let block = start..rows.min(start + workspace.rows);
             workspace.segments.clear();
-            for sequence in block.start / seqlen..=(block.end - 1) / seqlen {
-                let from = block.start.max(sequence * seqlen);
-                let to = block.end.min((sequence + 1) * seqlen);
-                let lane = match lanes {
-                    Some(lanes) => lanes[sequence],
-                    None if is_cached => sequence,
-                    None => sequence % state.lanes(),
+            for sequence in sequences.within(block.clone()) {
+                let whole = sequences.rows_of(sequence);
+                let lane = match states.lane {
+                    Some(lane) if whole.start < block.start => lane,
+                    _ => states.begin(sequences.lane(sequence)),
                 };
-                if !is_cached && from == sequence * seqlen {
-                    state.reset_lane(lane);
-                }
-                let rows = from - block.start..to - block.start;
-                workspace.segments.push(Segment { lane, rows, offset: state.offset(lane) });
+                let rows = block.start.max(whole.start) - block.start..block.end.min(whole.end) - block.start;
+                workspace.segments.push(Segment { lane, rows, offset: states.state.offset(lane) });
             }
-            self.block(&workers, tokens, block.clone(), workspace, state);
-            for segment in &workspace.segments {
-                state.advance(segment.lane, segment.rows.len());
+            self.block(&workers, tensors, block.clone(), workspace, states.state);
+            for (segment, sequence) in workspace.segments.iter().zip(sequences.within(block.clone())) {
+                states.state.advance(segment.lane, segment.rows.len());
+                if sequences.rows_of(sequence).end <= block.end {
+                    states.end(sequences.lane(sequence), segment.lane);
+                }
             }
             start = block.end;
         }
@@ -160,22 +172,22 @@ impl Layer {
     fn block(
         &self,
         workers: &Workers,
-        tokens: &mut Tokens<'_, f32>,
+        tensors: &mut Tensors<'_>,
         block: Range<usize>,
-        workspace: &mut Workspace<f32>,
-        state: &mut State<f32>,
+        workspace: &mut Workspace<W::Real>,
+        state: &mut State<W::Real>,
     ) {
-        let p = &self.parameters;
+        let p = self.parameters;
         let (rows, branches) = (block.len(), self.dims.branches);
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
         let shares = Shares::new(blocks, rows, p.in_proj_x.panel_blocks(), workers, workspace);
-        let Workspace { u, branches: apart, projected, scratch, segments, .. } = workspace;
+        let Workspace { u, branches: apart, projected, scratch, room, segments, .. } = workspace;
         let mut channels = state.all();
 
         // x = in_proj_x(h), u = the front end of x
-        let h = Input::Rows(tokens.input(block.clone(), self.dims.d_model));
-        let v = match self.config.variant {
+        let h = Input::Rows(tensors.input(workers, block.clone(), room));
+        let v = match self.variant {
             Variant::Dpwc => view4_mut(apart, [branches, blocks, rows, CHANNEL_BLOCK]),
             _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
         };
@@ -198,20 +210,27 @@ impl Layer {
         });
 
         // out = out_proj(y)
-        let out = tokens.output(block, self.dims.d_model);
-        p.out_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(out));
+        tensors.output(workers, block, room, |out| {
+            p.out_proj.apply(workers, Input::Blocks(view3(u, inner)), Output::Rows(out));
+        });
     }
 
     /// The input projection of a chunk of channels and their convolutions: into `v`, (1, blocks, rows, channels),
     /// or (branches, blocks, rows, channels) where a product is still to come.
-    fn front(&self, chunk: Chunk<'_>, h: Input<'_, f32>, segments: &[Segment], mut v: ArrayViewMut4<f32>) {
-        let p = &self.parameters;
+    fn front(
+        &self,
+        chunk: Chunk<'_, W::Real>,
+        h: Input<'_, W::Real>,
+        segments: &[Segment],
+        mut v: ArrayViewMut4<W::Real>,
+    ) {
+        let p = self.parameters;
         let Chunk { first, mut state, scratch } = chunk;
         let (_, blocks, rows, channels) = v.dim();
         let branches = self.dims.branches;
         let mut v = v.view_mut();
         let mut x = view4_mut(scratch, [1, blocks, rows, channels]);
-        let stacked = self.config.variant == Variant::Stcn;
+        let stacked = self.variant == Variant::Stcn;
         // Stacked, each branch's output is the next one's input, and the last one ends in `v`.
         if stacked && branches.is_multiple_of(2) {
             std::mem::swap(&mut x, &mut v);
@@ -233,13 +252,13 @@ impl Layer {
     /// y.
     fn back(
         &self,
-        chunk: Chunk<'_>,
-        h: Input<'_, f32>,
-        projected: ArrayView2<f32>,
+        chunk: Chunk<'_, W::Real>,
+        h: Input<'_, W::Real>,
+        projected: ArrayView2<W::Real>,
         segments: &[Segment],
-        u: ArrayViewMut4<f32>,
+        u: ArrayViewMut4<W::Real>,
     ) {
-        let p = &self.parameters;
+        let p = self.parameters;
         let Chunk { first, mut state, scratch } = chunk;
         let (dt_rank, d_state) = (self.dims.dt_rank, self.dims.d_state);
         let u = u.index_axis_move(Axis(0), 0);
@@ -258,7 +277,7 @@ impl Layer {
         let [d, e, n, r] =
             [self.dims.d_model, self.dims.d_inner, self.dims.d_state, self.dims.dt_rank].map(|v| v as f64);
         let branches = self.dims.branches as f64;
-        let pointwise = if self.config.variant == Variant::Dpwc { branches * e * e } else { 0.0 };
+        let pointwise = if self.variant == Variant::Dpwc { branches * e * e } else { 0.0 };
         let products = 2.0 * (3.0 * d * e + e * (r + 2.0 * n) + r * e + pointwise);
         products + 16.0 * e * n + 2.0 * branches * e * (self.dims.d_conv as f64 + 10.0)
     }

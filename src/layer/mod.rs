@@ -5,23 +5,27 @@ mod forward;
 mod init;
 mod names;
 mod parameters;
+mod tokens;
 mod workspace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use config::{Config, DType, Device, Dims, DtInit, Math, Variant};
-use forward::Sequences;
-pub use forward::Tokens;
+pub use config::{Config, Device, Dims, DtInit, Math, Variant};
+use forward::Pass;
+use half::{bf16, f16};
 pub use init::initial_values;
 pub use names::{ParameterInfo, alias_of, canonical_name, parameter_list};
+use tokens::Sequences;
+pub use tokens::{Tensors, Tokens};
 
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result, fail};
 use crate::memory;
-use crate::simd::Isa;
 use crate::simd::system::DefaultFpEnv;
+use crate::simd::{Isa, Storage};
+use crate::tensor::{DType, Element, each_dtype};
 use parameters::Parameters;
-use workspace::Workspaces;
+use workspace::{Needs, Workspaces};
 
 /// One lite-mamba layer. Shared references may be used from many threads at once.
 ///
@@ -52,8 +56,40 @@ pub struct Layer {
     dims: Dims,
     infos: Vec<ParameterInfo>,
     isa: Isa,
-    parameters: Parameters<f32>,
-    workspaces: Workspaces<f32>,
+    model: AnyModel,
+}
+
+/// What a layer computes with.
+#[derive(Debug)]
+struct Model<W: Storage> {
+    parameters: Parameters<W>,
+    workspaces: Workspaces<W::Real>,
+}
+
+impl<W: Storage> Model<W> {
+    fn zeroed(config: &Config, dims: &Dims, isa: Isa) -> Result<Self> {
+        Ok(Model { parameters: Parameters::zeroed(config, dims, isa)?, workspaces: Workspaces::default() })
+    }
+}
+
+/// A model in any storage type.
+#[derive(Debug)]
+enum AnyModel {
+    F32(Model<f32>),
+    F64(Model<f64>),
+    Bf16(Model<bf16>),
+    F16(Model<f16>),
+}
+
+impl AnyModel {
+    fn zeroed(config: &Config, dims: &Dims, isa: Isa) -> Result<Self> {
+        Ok(match config.dtype {
+            DType::F32 => AnyModel::F32(Model::zeroed(config, dims, isa)?),
+            DType::F64 => AnyModel::F64(Model::zeroed(config, dims, isa)?),
+            DType::Bf16 => AnyModel::Bf16(Model::zeroed(config, dims, isa)?),
+            DType::F16 => AnyModel::F16(Model::zeroed(config, dims, isa)?),
+        })
+    }
 }
 
 impl Layer {
@@ -84,17 +120,17 @@ impl Layer {
     ///
     /// # Errors
     /// As [`Layer::new`], those of `source`, and `ShapeMismatch` where it gives another number of values.
-    pub fn from_parameters(
+    pub fn from_parameters<T: Element>(
         config: &Config,
-        source: &mut dyn FnMut(&ParameterInfo) -> Result<Vec<f32>>,
+        source: &mut dyn FnMut(&ParameterInfo) -> Result<Vec<T>>,
     ) -> Result<Layer> {
         Layer::build(config, Isa::current(), source)
     }
 
-    fn build(
+    fn build<T: Element>(
         config: &Config,
         isa: Isa,
-        source: &mut dyn FnMut(&ParameterInfo) -> Result<Vec<f32>>,
+        source: &mut dyn FnMut(&ParameterInfo) -> Result<Vec<T>>,
     ) -> Result<Layer> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let dims = config.dims()?;
@@ -104,8 +140,7 @@ impl Layer {
             config: Config { dt_rank: Some(dims.dt_rank), ..config.clone() },
             infos: parameter_list(config, &dims),
             isa,
-            parameters: Parameters::zeroed(config, &dims, isa)?,
-            workspaces: Workspaces::default(),
+            model: AnyModel::zeroed(config, &dims, isa)?,
             dims,
         };
         for info in layer.infos.clone() {
@@ -130,6 +165,11 @@ impl Layer {
         &self.dims
     }
 
+    /// The type of the arithmetic, and of a state unless another is asked for: f32, f64 in an f64 layer.
+    pub fn arithmetic(&self) -> DType {
+        if self.config.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
     /// The instruction set the layer computes with.
     pub fn isa(&self) -> Isa {
         self.isa
@@ -140,24 +180,24 @@ impl Layer {
         &self.infos
     }
 
-    /// Copies a parameter out. The alias `conv1d.*` of branch 0 is understood.
+    /// Copies a parameter out, each value rounded to `T` if that cannot hold it. The alias `conv1d.*` of branch 0 is understood.
     ///
     /// # Errors
     /// `NotFound` for an unknown name, `ShapeMismatch` when `out` has another length.
-    pub fn get_parameter(&self, name: &str, out: &mut [f32]) -> Result<()> {
+    pub fn get_parameter<T: Element>(&self, name: &str, out: &mut [T]) -> Result<()> {
         let info = self.find(name, out.len())?;
-        self.parameters.get(&info.name, out);
+        each_dtype!(AnyModel, &self.model, model => model.parameters.get(&info.name, out));
         Ok(())
     }
 
-    /// Replaces a parameter. The alias `conv1d.*` of branch 0 is understood.
+    /// Replaces a parameter, each value rounded to the parameter's type if that cannot hold it. The alias `conv1d.*` of branch 0 is understood.
     ///
     /// # Errors
     /// As [`Layer::get_parameter`].
-    pub fn set_parameter(&mut self, name: &str, values: &[f32]) -> Result<()> {
+    pub fn set_parameter<T: Element>(&mut self, name: &str, values: &[T]) -> Result<()> {
         let _default = DefaultFpEnv::enter();
         let name = self.find(name, values.len())?.name.clone();
-        self.parameters.set(&name, values);
+        each_dtype!(AnyModel, &mut self.model, model => model.parameters.set(&name, values));
         Ok(())
     }
 
@@ -166,15 +206,23 @@ impl Layer {
     /// # Errors
     /// `NotFound` for an unknown name.
     pub fn parameter(&self, name: &str) -> Result<&ParameterInfo> {
+        Ok(&self.infos[self.parameter_index(name)?])
+    }
+
+    /// Where a parameter is in [`Layer::parameters`]. The alias `conv1d.*` of branch 0 is understood.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name.
+    pub fn parameter_index(&self, name: &str) -> Result<usize> {
         let canonical = canonical_name(self.config.variant, name);
-        let Some(info) = self.infos.iter().find(|info| info.name == canonical) else {
-            fail!(
+        match self.infos.iter().position(|info| info.name == canonical) {
+            Some(index) => Ok(index),
+            None => fail!(
                 NotFound,
                 "name is \"{name}\"; this {} layer has no such parameter",
                 self.config.variant.name()
-            );
-        };
-        Ok(info)
+            ),
+        }
     }
 
     fn find(&self, name: &str, count: usize) -> Result<&ParameterInfo> {
@@ -200,22 +248,49 @@ impl Layer {
     /// # Errors
     /// `ShapeMismatch` for slices of another length or a cache made for another shape or batch; `OutOfMemory`;
     /// `Internal` for a cache left undefined. Nothing is changed then.
-    pub fn forward(
+    pub fn forward<T: Element>(
         &self,
-        mut tokens: Tokens<'_, f32>,
+        tokens: Tokens<'_, T>,
         batch: usize,
         seqlen: usize,
         cache: Option<&mut Cache>,
     ) -> Result<()> {
         let size = "batch · seqlen · d_model";
         let len = memory::product(size, &[batch, seqlen, self.dims.d_model])?;
-        if len > 0
-            && let Some(cache) = &cache
-        {
-            cache.check_fits(self, batch)?;
-        }
-        let sequences = Sequences { count: batch, seqlen, lanes: None };
-        self.call(&mut tokens, size, sequences, cache)
+        let tensors = tokens.tensors(size, len, self.dims.d_model)?;
+        self.forward_tensors(tensors, batch, seqlen, cache)
+    }
+
+    /// [`Layer::forward`] of tensors of any type and strides.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`].
+    pub fn forward_tensors(
+        &self,
+        tensors: Tensors<'_>,
+        batch: usize,
+        seqlen: usize,
+        cache: Option<&mut Cache>,
+    ) -> Result<()> {
+        self.call(tensors, Sequences::Equal { count: batch, seqlen }, Some(batch), cache)
+    }
+
+    /// Runs sequences of different lengths, one after the other in `tokens`, (total, d_model): sequence `i` has the
+    /// tokens from `cu_seqlens[i]` to `cu_seqlens[i + 1]`. Each begins anew or goes on from its lane of `cache`, and
+    /// has the bits of a forward of its own.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`], and `InvalidArgument` unless `cu_seqlens` begins with 0 and never falls.
+    pub fn forward_varlen<T: Element>(
+        &self,
+        tokens: Tokens<'_, T>,
+        cu_seqlens: &[usize],
+        cache: Option<&mut Cache>,
+    ) -> Result<()> {
+        let size = "cu_seqlens[num_seqs] · d_model";
+        let len = memory::product(size, &[packed_total(cu_seqlens)?, self.dims.d_model])?;
+        let tensors = tokens.tensors(size, len, self.dims.d_model)?;
+        self.call(tensors, Sequences::Packed(cu_seqlens), Some(cu_seqlens.len() - 1), cache)
     }
 
     /// One token for each of `lanes`, the sequences of `cache` that are due: `tokens` are (lanes, d_model).
@@ -223,50 +298,95 @@ impl Layer {
     ///
     /// # Errors
     /// As [`Layer::forward`], and `InvalidArgument` for a lane that the batch does not have or that is there twice.
-    pub fn step_lanes(&self, mut tokens: Tokens<'_, f32>, lanes: &[usize], cache: &mut Cache) -> Result<()> {
+    pub fn step_lanes<T: Element>(
+        &self,
+        tokens: Tokens<'_, T>,
+        lanes: &[usize],
+        cache: &mut Cache,
+    ) -> Result<()> {
         cache.check_fits(self, cache.batch())?;
         cache.check_lanes(lanes)?;
-        let sequences = Sequences { count: lanes.len(), seqlen: 1, lanes: Some(lanes) };
-        self.call(&mut tokens, "num_lanes · d_model", sequences, Some(cache))
+        let size = "num_lanes · d_model";
+        let len = memory::product(size, &[lanes.len(), self.dims.d_model])?;
+        let tensors = tokens.tensors(size, len, self.dims.d_model)?;
+        self.call(tensors, Sequences::Lanes(lanes), None, Some(cache))
     }
 
-    /// What every call of the layer comes to, its cache having been checked.
+    /// What every call of the layer comes to. A cache must be of a batch of `batch`, unless it has been checked.
     fn call(
         &self,
-        tokens: &mut Tokens<'_, f32>,
-        size: &str,
+        mut tensors: Tensors<'_>,
         sequences: Sequences<'_>,
-        cache: Option<&mut Cache>,
+        batch: Option<usize>,
+        mut cache: Option<&mut Cache>,
     ) -> Result<()> {
-        let Sequences { count, seqlen, .. } = sequences;
-        let len = memory::product(size, &[count, seqlen, self.dims.d_model])?;
-        tokens.check(size, len)?;
-        if len == 0 {
+        let rows = sequences.rows();
+        if rows > 0
+            && let (Some(cache), Some(batch)) = (&cache, batch)
+        {
+            cache.check_fits(self, batch)?;
+        }
+        tensors.check(rows, self.dims.d_model)?;
+        if rows == 0 {
             return Ok(());
         }
         let _default = DefaultFpEnv::enter();
-        let mut workspace = self.workspaces.take(&self.config, &self.dims, count, seqlen, cache.is_none())?;
+        each_dtype!(AnyModel, &self.model, model => self.call_model(model, &mut tensors, &sequences, cache.take()))
+    }
+
+    fn call_model<W: Storage>(
+        &self,
+        model: &Model<W>,
+        tensors: &mut Tensors<'_>,
+        sequences: &Sequences<'_>,
+        cache: Option<&mut Cache>,
+    ) -> Result<()> {
+        let needs = Needs {
+            sequences,
+            state: cache.as_ref().is_none_or(|cache| cache.dtype() != W::Real::DTYPE),
+            room: tensors.need_room::<W::Real>(),
+        };
+        let mut workspace = model.workspaces.take(&self.config, &self.dims, &needs)?;
+        let pass = Pass { variant: self.config.variant, dims: &self.dims, parameters: &model.parameters };
         match cache {
-            Some(cache) => cache.with_state(|state| self.run(tokens, sequences, &mut workspace, Some(state))),
-            None => self.run(tokens, sequences, &mut workspace, None),
+            Some(cache) => {
+                cache.with_state(|state| pass.run(tensors, sequences, &mut workspace, Some(state)))
+            }
+            None => pass.run(tensors, sequences, &mut workspace, None),
         }
-        self.workspaces.put_back(workspace);
+        model.workspaces.put_back(workspace);
         Ok(())
     }
 }
 
+/// The tokens of all the sequences that `cu_seqlens` describes.
+pub(crate) fn packed_total(cu_seqlens: &[usize]) -> Result<usize> {
+    let (Some(&first), Some(&total)) = (cu_seqlens.first(), cu_seqlens.last()) else {
+        fail!(InvalidArgument, "cu_seqlens is empty; it must have one number more than there are sequences");
+    };
+    if first != 0 {
+        fail!(InvalidArgument, "cu_seqlens[0] is {first}; it must be 0");
+    }
+    if let Some(i) = (1..cu_seqlens.len()).find(|&i| cu_seqlens[i] < cu_seqlens[i - 1]) {
+        let (here, before) = (cu_seqlens[i], cu_seqlens[i - 1]);
+        fail!(InvalidArgument, "cu_seqlens[{i}] is {here}; it must be at least {before}, the one before it");
+    }
+    Ok(total)
+}
+
 /// Holds what a layer takes, packed and unpacked at once, against the machine's memory.
 fn check_size(config: &Config, dims: &Dims) -> Result<()> {
-    let counts =
-        parameter_list(config, dims).into_iter().map(|info| memory::product(&info.name, &info.shape));
     let mut total = 0usize;
-    for count in counts {
+    for info in parameter_list(config, dims) {
+        // Unpacked as the initial values are, or the values of a file.
+        let unpacked = if info.dtype == DType::F64 { size_of::<f64>() } else { size_of::<f32>() };
+        let bytes = memory::product(
+            &info.name,
+            &[memory::product(&info.name, &info.shape)?, info.dtype.size() + unpacked],
+        )?;
         total = total
-            .checked_add(count?)
+            .checked_add(bytes)
             .ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "the layer's parameters overflow memory"))?;
     }
-    memory::check_fits(
-        "the layer",
-        memory::bytes_of::<f32>("the layer", memory::product("the layer", &[total, 2])?)?,
-    )
+    memory::check_fits("the layer", total)
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::layer::config::{Config, Dims, Variant};
+use crate::tensor::DType;
 
 /// Name, shape and optimiser's mark of one parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,9 @@ pub struct ParameterInfo {
     pub shape: Vec<usize>,
     /// Whether weight decay applies: to all but `A_log` and `D`.
     pub weight_decay: bool,
+    /// The type it is stored in: the layer's, but at least f32 for `A_log`, `D` and `conv_gates`, as in the
+    /// reference.
+    pub dtype: DType,
 }
 
 impl ParameterInfo {
@@ -26,7 +30,7 @@ impl ParameterInfo {
 /// `conv1d.*` of branch 0 is left out.
 pub fn parameter_list(config: &Config, dims: &Dims) -> Vec<ParameterInfo> {
     let (d_model, d_inner) = (dims.d_model, dims.d_inner);
-    let mut list = List(Vec::new());
+    let mut list = List { parameters: Vec::new(), dtype: config.dtype };
 
     if config.variant.is_gated() {
         list.add("conv_gates", &[dims.branches]);
@@ -48,7 +52,7 @@ pub fn parameter_list(config: &Config, dims: &Dims) -> Vec<ParameterInfo> {
             list.add_pair(&format!("pw_conv1d_layers.{i}"), &[d_inner, d_inner, 1], true);
         }
     }
-    list.0
+    list.parameters
 }
 
 /// The name in [`parameter_list`] of what `name` denotes: `conv1d.*` is branch 0 of the variants that have
@@ -75,12 +79,24 @@ fn first_branch(variant: Variant) -> Option<&'static str> {
     }
 }
 
-struct List(Vec<ParameterInfo>);
+struct List {
+    parameters: Vec<ParameterInfo>,
+    dtype: DType,
+}
 
 impl List {
     fn add(&mut self, name: &str, shape: &[usize]) {
         let weight_decay = !matches!(name, "A_log" | "D");
-        self.0.push(ParameterInfo { name: name.to_owned(), shape: shape.to_vec(), weight_decay });
+        let dtype = match (name, self.dtype) {
+            ("A_log" | "D" | "conv_gates", DType::Bf16 | DType::F16) => DType::F32,
+            (_, dtype) => dtype,
+        };
+        self.parameters.push(ParameterInfo {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            weight_decay,
+            dtype,
+        });
     }
 
     /// `weight` and, where the module has one, a `bias` as long as the weight's first side.
@@ -210,7 +226,12 @@ mod tests {
 
     #[test]
     fn count_saturates() {
-        let huge = ParameterInfo { name: "x".into(), shape: vec![1 << 40, 1 << 40], weight_decay: true };
+        let huge = ParameterInfo {
+            name: "x".into(),
+            shape: vec![1 << 40, 1 << 40],
+            weight_decay: true,
+            dtype: DType::F32,
+        };
         assert_eq!(huge.count(), usize::MAX);
         assert_eq!(ParameterInfo { shape: vec![3, 1, 4], ..huge }.count(), 12);
     }

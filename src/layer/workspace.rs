@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::tokens::Sequences;
 use super::{Config, Dims, Variant};
 use crate::cache::State;
 use crate::error::Result;
@@ -33,9 +34,11 @@ pub struct Workspace<T> {
     /// For each thread, two intermediate results of a chunk of channels.
     pub scratch: Buffer<T>,
     scratch_len: usize,
+    /// (rows, d_model), for tokens that cannot be used as they lie; else empty.
+    pub room: Buffer<T>,
     /// The pieces of sequences that make up the block.
     pub segments: Vec<Segment>,
-    /// For calls without a cache: a lane for each sequence that can be in a block.
+    /// For calls without a cache, or with one of another type: a lane for each sequence that can be in a block.
     pub state: Option<State<T>>,
 }
 
@@ -64,6 +67,7 @@ impl<T: Real> Workspace<T> {
             projected: projected?,
             scratch: scratch?,
             scratch_len,
+            room: Buffer::zeroed(what, 0)?,
             segments: Vec::with_capacity(rows),
             state: None,
         })
@@ -80,6 +84,16 @@ impl<T: Real> Workspace<T> {
     }
 }
 
+/// What a call needs of a workspace.
+pub struct Needs<'a> {
+    /// Its sequences.
+    pub sequences: &'a Sequences<'a>,
+    /// Whether they need lanes: the call brings no state, or one of another type.
+    pub state: bool,
+    /// Whether its tokens cannot be used as they lie.
+    pub room: bool,
+}
+
 /// The workspaces of a layer that no call is using.
 #[derive(Debug)]
 pub struct Workspaces<T>(Mutex<Vec<Workspace<T>>>);
@@ -91,31 +105,27 @@ impl<T> Default for Workspaces<T> {
 }
 
 impl<T: Real> Workspaces<T> {
-    /// One that is large enough for a call, with lanes of its own if the call brings no cache.
+    /// One that is large enough for a call.
     ///
     /// # Errors
     /// `OutOfMemory`
-    pub fn take(
-        &self,
-        config: &Config,
-        dims: &Dims,
-        batch: usize,
-        seqlen: usize,
-        own_state: bool,
-    ) -> Result<Workspace<T>> {
-        let rows = BLOCK_ROWS.min(batch.saturating_mul(seqlen));
+    pub fn take(&self, config: &Config, dims: &Dims, needs: &Needs<'_>) -> Result<Workspace<T>> {
+        let rows = BLOCK_ROWS.min(needs.sequences.rows());
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let threads = num_threads().min(MAX_PIECES);
         let mut workspace = match idle {
             Some(workspace) if workspace.rows >= rows && workspace.threads() >= threads => workspace,
             _ => Workspace::new(config, dims, rows, threads)?,
         };
-        if own_state {
-            // A block touches at most this many sequences, so later ones reuse the lanes.
-            let lanes = batch.min(rows.div_ceil(seqlen) + 1);
+        if needs.state {
+            let lanes = needs.sequences.most_within(rows);
             if workspace.state.as_ref().is_none_or(|state| state.lanes() < lanes) {
                 workspace.state = Some(State::new(config, dims, lanes)?);
             }
+        }
+        let room = product("the workspace", &[workspace.rows, dims.d_model])?;
+        if needs.room && workspace.room.len() < room {
+            workspace.room = Buffer::zeroed("the workspace", room)?;
         }
         Ok(workspace)
     }

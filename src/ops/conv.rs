@@ -66,38 +66,33 @@ impl<T: Real> DepthwiseConv<T> {
         (channel / CHANNEL_BLOCK * self.branches() + branch) * CHANNEL_BLOCK + channel % CHANNEL_BLOCK
     }
 
-    /// Writes the weights of a branch from (channels, taps).
-    pub fn set_weight(&mut self, branch: usize, values: &[T]) {
+    /// Writes the weights of a branch, (channels, taps).
+    pub fn set_weight(&mut self, branch: usize, values: impl ExactSizeIterator<Item = T>) {
         assert_eq!(values.len(), self.channels * self.taps);
-        for (i, &value) in values.iter().enumerate() {
+        for (i, value) in values.enumerate() {
             let at = self.weight_at(branch, i % self.taps, i / self.taps);
             self.weight[at] = value;
         }
     }
 
-    /// Reads the weights of a branch into (channels, taps).
-    pub fn get_weight(&self, branch: usize, values: &mut [T]) {
-        assert_eq!(values.len(), self.channels * self.taps);
-        for (i, value) in values.iter_mut().enumerate() {
-            *value = self.weight[self.weight_at(branch, i % self.taps, i / self.taps)];
-        }
+    /// The weights of a branch, (channels, taps).
+    pub fn weight(&self, branch: usize) -> impl Iterator<Item = T> {
+        (0..self.channels * self.taps)
+            .map(move |i| self.weight[self.weight_at(branch, i % self.taps, i / self.taps)])
     }
 
     /// Writes the bias of a branch, a value for each channel.
-    pub fn set_bias(&mut self, branch: usize, values: &[T]) {
+    pub fn set_bias(&mut self, branch: usize, values: impl ExactSizeIterator<Item = T>) {
         assert_eq!(values.len(), self.channels);
-        for (channel, &value) in values.iter().enumerate() {
+        for (channel, value) in values.enumerate() {
             let at = self.bias_at(branch, channel);
             self.bias[at] = value;
         }
     }
 
-    /// Reads the bias of a branch.
-    pub fn get_bias(&self, branch: usize, values: &mut [T]) {
-        assert_eq!(values.len(), self.channels);
-        for (channel, value) in values.iter_mut().enumerate() {
-            *value = self.bias[self.bias_at(branch, channel)];
-        }
+    /// The bias of a branch.
+    pub fn bias(&self, branch: usize) -> impl Iterator<Item = T> {
+        (0..self.channels).map(move |channel| self.bias[self.bias_at(branch, channel)])
     }
 
     /// `gate_i · silu(conv_i(x))` for `branches` and the blocks of channels from `first`, each segment continuing
@@ -227,12 +222,9 @@ mod tests {
         fn conv<T: Real>(&self, isa: Isa) -> DepthwiseConv<T> {
             let mut conv = DepthwiseConv::zeroed(isa, self.channels, self.taps, &self.dilations).unwrap();
             for i in 0..self.dilations.len() {
-                conv.set_weight(i, &narrow(&self.weights[i]));
-                conv.set_bias(i, &narrow(&self.biases[i]));
-                let (mut weight, mut bias) =
-                    (vec![T::ZERO; self.weights[i].len()], vec![T::ZERO; self.channels]);
-                conv.get_weight(i, &mut weight);
-                conv.get_bias(i, &mut bias);
+                conv.set_weight(i, narrow(&self.weights[i]).into_iter());
+                conv.set_bias(i, narrow(&self.biases[i]).into_iter());
+                let (weight, bias): (Vec<T>, Vec<T>) = (conv.weight(i).collect(), conv.bias(i).collect());
                 assert_eq!((weight, bias), (narrow(&self.weights[i]), narrow(&self.biases[i])));
             }
             conv

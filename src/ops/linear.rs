@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::memory::{Buffer, product};
 pub use crate::simd::linear::{Input, Output};
 use crate::simd::linear::{Product, panel_width};
-use crate::simd::{Isa, Real};
+use crate::simd::{Isa, Storage};
+use crate::tensor::Element;
 use crate::threads::{Workers, for_each_chunk};
 
 /// Rows that a thread takes at least when rows are what is shared.
@@ -35,22 +36,22 @@ impl Groups {
 ///
 /// The panels are the only copy of the weights; reading one back gives the value that was written.
 #[derive(Debug)]
-pub struct Linear<T> {
+pub struct Linear<W: Storage> {
     isa: Isa,
     inputs: Groups,
     outputs: usize,
     width: usize,
-    panels: Buffer<T>,
-    bias: Buffer<T>,
+    panels: Buffer<W>,
+    bias: Buffer<W::Real>,
 }
 
-impl<T: Real> Linear<T> {
+impl<W: Storage> Linear<W> {
     /// All zeros.
     ///
     /// # Errors
     /// `OutOfMemory` naming `what`.
     pub fn zeroed(what: &str, isa: Isa, outputs: usize, inputs: Groups) -> Result<Self> {
-        let width = panel_width::<T>(isa);
+        let width = panel_width::<W::Real>(isa);
         let columns = padded(outputs).next_multiple_of(width);
         let panels = Buffer::zeroed(what, product(what, &[columns, inputs.count, inputs.len])?)?;
         Ok(Linear { isa, inputs, outputs, width, panels, bias: Buffer::zeroed(what, columns)? })
@@ -61,8 +62,8 @@ impl<T: Real> Linear<T> {
         self.outputs
     }
 
-    /// Writes the weights of one group, row-major (outputs, inputs).
-    pub fn set_weight(&mut self, group: usize, values: &[T]) {
+    /// Writes the weights of one group, row-major (outputs, inputs), rounded to the type they are stored in.
+    pub fn set_weight<T: Element>(&mut self, group: usize, values: &[T]) {
         let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
         let panel_len = width * inputs * self.inputs.count;
@@ -70,13 +71,13 @@ impl<T: Real> Linear<T> {
             let rows = values.chunks_exact(inputs).skip(panel * width).take(width);
             for (column, row) in rows.enumerate() {
                 let slots = slots[group * inputs * width..].iter_mut().skip(column).step_by(width);
-                slots.zip(row).for_each(|(slot, &value)| *slot = value);
+                slots.zip(row).for_each(|(slot, value)| *slot = value.convert());
             }
         });
     }
 
     /// Reads the weights of one group, row-major (outputs, inputs).
-    pub fn get_weight(&self, group: usize, values: &mut [T]) {
+    pub fn get_weight<T: Element>(&self, group: usize, values: &mut [T]) {
         let (width, inputs) = (self.width, self.inputs.len);
         assert_eq!(values.len(), self.outputs * inputs);
         let panel_len = width * inputs * self.inputs.count;
@@ -84,24 +85,24 @@ impl<T: Real> Linear<T> {
             for (column, row) in rows.chunks_exact_mut(inputs).enumerate() {
                 let slots = &self.panels[panel * panel_len + group * inputs * width..];
                 let slots = slots.iter().skip(column).step_by(width);
-                slots.zip(row).for_each(|(&slot, value)| *value = slot);
+                slots.zip(row).for_each(|(slot, value)| *value = slot.convert());
             }
         });
     }
 
     /// The bias, a value for each output.
-    pub fn bias(&self) -> &[T] {
+    pub fn bias(&self) -> &[W::Real] {
         &self.bias[..self.outputs]
     }
 
     /// The bias, to be written.
-    pub fn bias_mut(&mut self) -> &mut [T] {
+    pub fn bias_mut(&mut self) -> &mut [W::Real] {
         &mut self.bias[..self.outputs]
     }
 
     /// `out = x · weightᵀ + bias`. Columns of `out` past the outputs are zeroed; `x` may have more columns
     /// than are read.
-    pub fn apply(&self, workers: &Workers, x: Input<T>, out: Output<T>) {
+    pub fn apply(&self, workers: &Workers, x: Input<W::Real>, out: Output<W::Real>) {
         let columns = out.columns();
         if columns.div_ceil(self.width) >= workers.count() {
             // Columns: each thread reads weights of its own.
@@ -143,7 +144,7 @@ impl<T: Real> Linear<T> {
     }
 
     /// The same for some columns on one thread: as many as `out` has, from `column`, the first of a panel.
-    pub fn apply_columns(&self, column: usize, x: Input<'_, T>, out: Output<'_, T>) {
+    pub fn apply_columns(&self, column: usize, x: Input<'_, W::Real>, out: Output<'_, W::Real>) {
         let k = self.inputs.count * self.inputs.len;
         self.isa.dispatch(Product {
             x,
@@ -162,6 +163,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values, with_workers};
     use crate::ops::{view2, view2_mut, view3, view3_mut};
+    use half::{bf16, f16};
 
     /// `x · weightᵀ + bias` for (rows, k) and (outputs, k), a sum at a time.
     fn reference(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
@@ -174,17 +176,22 @@ mod tests {
         rows.flat_map(row).collect()
     }
 
+    /// What is left of the values in storage.
+    fn stored<W: Storage>(values: &[f64]) -> Vec<f64> {
+        narrow::<W>(values).into_iter().map(Element::to_f64).collect()
+    }
+
     /// A product whose weights are `weight`, (outputs, all k of all groups).
-    fn linear<T: Real>(isa: Isa, groups: Groups, weight: &[f64], bias: &[f64]) -> Linear<T> {
+    fn linear<W: Storage>(isa: Isa, groups: Groups, weight: &[f64], bias: &[f64]) -> Linear<W> {
         let mut linear = Linear::zeroed("test", isa, bias.len(), groups).unwrap();
         for group in 0..groups.count {
             let rows = weight.chunks_exact(groups.count * groups.len);
             let part: Vec<f64> =
                 rows.flat_map(|row| &row[group * groups.len..][..groups.len]).copied().collect();
-            linear.set_weight(group, &narrow(&part));
-            let mut read = vec![T::ZERO; part.len()];
+            linear.set_weight(group, &part);
+            let mut read = vec![W::default(); part.len()];
             linear.get_weight(group, &mut read);
-            assert_eq!(read, narrow(&part));
+            assert_eq!(read, narrow::<W>(&part));
         }
         linear.bias_mut().copy_from_slice(&narrow(bias));
         linear
@@ -192,7 +199,12 @@ mod tests {
 
     /// Applies it to (rows, all k) laid out one way and gives (rows, outputs) laid out another way. What
     /// lies between the groups and beside the columns is NaN.
-    fn apply<T: Real>(linear: &Linear<T>, workers: &Workers, x: &[f64], layouts: (bool, bool)) -> Vec<f64> {
+    fn apply<W: Storage>(
+        linear: &Linear<W>,
+        workers: &Workers,
+        x: &[f64],
+        layouts: (bool, bool),
+    ) -> Vec<f64> {
         let Groups { count, len, stride } = linear.inputs;
         let (rows, outputs) = (x.len() / (count * len), linear.outputs());
         let columns = (count - 1) * stride + len + 3;
@@ -200,13 +212,13 @@ mod tests {
         for (i, part) in x.chunks_exact(len).enumerate() {
             spread[i / count * columns + i % count * stride..][..len].copy_from_slice(part);
         }
-        let flat: Vec<T> = narrow(&spread);
-        let blocks: Vec<T> = to_blocks(&spread, rows, columns);
+        let flat: Vec<W::Real> = narrow(&spread);
+        let blocks: Vec<W::Real> = to_blocks(&spread, rows, columns);
         let input = match layouts.0 {
             false => Input::Rows(view2(&flat, [rows, columns])),
             true => Input::Blocks(view3(&blocks, [padded(columns) / CHANNEL_BLOCK, rows, CHANNEL_BLOCK])),
         };
-        let mut out = vec![T::from_f64(f64::NAN); rows * padded(outputs)];
+        let mut out = vec![W::Real::from_f64(f64::NAN); rows * padded(outputs)];
         match layouts.1 {
             false => {
                 linear.apply(workers, input, Output::Rows(view2_mut(&mut out, [rows, outputs])));
@@ -230,7 +242,7 @@ mod tests {
     }
 
     /// Sums of small whole numbers are exact, so every element must be.
-    fn whole_numbers<T: Real>() {
+    fn whole_numbers<W: Storage>() {
         let mut random = Random(1);
         let mut whole =
             |count| -> Vec<f64> { (0..count).map(|_| random.uniform(-8.0, 9.0).floor()).collect() };
@@ -240,7 +252,7 @@ mod tests {
                 let (x, weight, bias) = (whole(27 * k), whole(outputs * k), whole(outputs));
                 let exact = reference(&x, &weight, &bias);
                 for isa in Isa::available() {
-                    let linear = linear::<T>(isa, groups, &weight, &bias);
+                    let linear = linear::<W>(isa, groups, &weight, &bias);
                     with_workers(|workers| {
                         for rows in 1..=27 {
                             for layouts in LAYOUTS {
@@ -261,27 +273,29 @@ mod tests {
     fn whole_numbers_are_exact() {
         whole_numbers::<f32>();
         whole_numbers::<f64>();
+        whole_numbers::<bf16>();
+        whole_numbers::<f16>();
     }
 
     /// Whatever rows it comes with and whoever computes it, a row has the same bits.
-    fn rows_alone<T: Real>() {
+    fn rows_alone<W: Storage>() {
         let mut random = Random(2);
         for groups in groups() {
             let (k, outputs) = (groups.count * groups.len, 83);
-            let (x, weight) = (values(&mut random, 29 * k), values(&mut random, outputs * k));
+            let (x, weight) = (values(&mut random, 29 * k), stored::<W>(&values(&mut random, outputs * k)));
             let bias = values(&mut random, outputs);
             let exact = reference(&x, &weight, &bias);
             let magnitudes =
                 [&x, &weight, &bias].map(|values| values.iter().map(|v| v.abs()).collect::<Vec<_>>());
             let magnitude = reference(&magnitudes[0], &magnitudes[1], &magnitudes[2]);
             for isa in Isa::available() {
-                let linear = linear::<T>(isa, groups, &weight, &bias);
+                let linear = linear::<W>(isa, groups, &weight, &bias);
                 let alone: Vec<f64> = x
                     .chunks_exact(k)
                     .flat_map(|row| apply(&linear, &Workers::caller(), row, (false, false)))
                     .collect();
                 for ((out, exact), magnitude) in alone.iter().zip(&exact).zip(&magnitude) {
-                    assert!((out - exact).abs() <= (k + 1) as f64 * epsilon::<T>() * magnitude);
+                    assert!((out - exact).abs() <= (k + 1) as f64 * epsilon::<W::Real>() * magnitude);
                 }
                 with_workers(|workers| {
                     for rows in [1, 2, 3, 5, 11, 12, 13, 24, 29] {
@@ -299,5 +313,7 @@ mod tests {
     fn rows_have_the_same_bits_alone_and_together() {
         rows_alone::<f32>();
         rows_alone::<f64>();
+        rows_alone::<bf16>();
+        rows_alone::<f16>();
     }
 }

@@ -7,6 +7,7 @@ pub use random::Random;
 
 use super::{CHANNEL_BLOCK, padded};
 use crate::simd::Real;
+use crate::tensor::Element;
 use crate::threads::{Workers, set_num_threads};
 
 /// Runs `test` with the calling thread alone, then with a team of three.
@@ -30,8 +31,8 @@ pub fn values(random: &mut Random, count: usize) -> Vec<f64> {
     random.values(count).into_iter().map(f64::from).collect()
 }
 
-/// The same numbers in the type of a kernel.
-pub fn narrow<T: Real>(values: &[f64]) -> Vec<T> {
+/// The same numbers in another type.
+pub fn narrow<T: Element>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&v| T::from_f64(v)).collect()
 }
 

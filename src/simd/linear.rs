@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, s};
 
-use super::{Isa, Kernel, Real, Simd};
+use super::math::Constants;
+use super::{Isa, Kernel, Real, Simd, Storage};
 use crate::ops::CHANNEL_BLOCK;
 
 /// Vectors side by side in a panel.
@@ -127,9 +128,9 @@ impl<T> Output<'_, T> {
 }
 
 /// `out = bias + x · weights`, for the columns of whole panels.
-pub struct Product<'x, 'w, 'o, T> {
+pub struct Product<'x, 'w, 'o, W: Storage> {
     /// Rows of input; `groups` groups of `group_len` columns, `group_stride` apart, are multiplied.
-    pub x: Input<'x, T>,
+    pub x: Input<'x, W::Real>,
     /// Number of groups of input columns.
     pub groups: usize,
     /// Columns of a group.
@@ -137,18 +138,18 @@ pub struct Product<'x, 'w, 'o, T> {
     /// Columns between the starts of two groups, whole blocks.
     pub group_stride: usize,
     /// Panels of `groups · group_len` steps of k, starting with the panel of `out`'s first column.
-    pub panels: &'w [T],
+    pub panels: &'w [W],
     /// A value for each column of the panels.
-    pub bias: &'w [T],
+    pub bias: &'w [W::Real],
     /// Rows of output; the last panel may be wider than what is left.
-    pub out: Output<'o, T>,
+    pub out: Output<'o, W::Real>,
 }
 
-impl<T: Real> Kernel<T> for Product<'_, '_, '_, T> {
+impl<W: Storage> Kernel<W::Real> for Product<'_, '_, '_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd<T>>(mut self, s: S) {
+    fn run<S: Simd<W::Real>>(mut self, s: S) {
         let width = PANEL_VECTORS * S::LANES;
         let (x, out) = (self.x.layout(), self.out.layout());
         let k = self.groups * self.group_len;
@@ -186,20 +187,20 @@ impl<T: Real> Kernel<T> for Product<'_, '_, '_, T> {
 /// The part of a [`Product`] for one block of k: sums start from the bias in the first, and from what the
 /// last one left in the others.
 #[derive(Clone, Copy)]
-struct Block<T> {
-    x: *const T,
+struct Block<W: Storage> {
+    x: *const W::Real,
     x_layout: Layout,
     k: usize,
-    panels: *const T,
+    panels: *const W,
     panel_stride: usize,
-    bias: Option<*const T>,
-    out: *mut T,
+    bias: Option<*const W::Real>,
+    out: *mut W::Real,
     out_layout: Layout,
 }
 
-impl<T: Real> Block<T> {
+impl<W: Storage> Block<W> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T>>(self, s: S) {
+    unsafe fn run<S: Simd<W::Real>>(self, s: S) {
         let width = PANEL_VECTORS * S::LANES;
         let Layout { rows, columns, .. } = self.out_layout;
         let (whole, rest) = (columns / width, columns % width);
@@ -250,7 +251,7 @@ impl<T: Real> Block<T> {
 
     /// All rows of `P` whole panels.
     #[inline(always)]
-    unsafe fn rows<S: Simd<T>, const P: usize>(self, s: S, rows: usize) {
+    unsafe fn rows<S: Simd<W::Real>, const P: usize>(self, s: S, rows: usize) {
         // SAFETY: as for the block.
         unsafe {
             let mut row = 0;
@@ -278,10 +279,10 @@ impl<T: Real> Block<T> {
 
     /// All rows of the last panel, of which only `columns` exist in the output.
     #[inline(always)]
-    unsafe fn narrow<S: Simd<T>>(self, s: S, rows: usize, columns: usize) {
+    unsafe fn narrow<S: Simd<W::Real>>(self, s: S, rows: usize, columns: usize) {
         let width = PANEL_VECTORS * S::LANES;
         let tile_rows = MAX_TILE / width;
-        let mut tile = [T::ZERO; MAX_TILE];
+        let mut tile = [W::Real::ZERO; MAX_TILE];
         // SAFETY: as for the block; the tile holds `tile_rows` whole rows.
         unsafe {
             let mut row = 0;
@@ -311,9 +312,9 @@ impl<T: Real> Block<T> {
 
     /// `R` rows of `P` panels, all sums in registers.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T>, const R: usize, const P: usize>(self, s: S) {
+    unsafe fn tile<S: Simd<W::Real>, const R: usize, const P: usize>(self, s: S) {
         let width = PANEL_VECTORS * S::LANES;
-        let mut sums = [[[s.splat(T::ZERO); PANEL_VECTORS]; P]; R];
+        let mut sums = [[[s.splat(W::Real::ZERO); PANEL_VECTORS]; P]; R];
         // SAFETY: as for the block: `R` rows and `P` panels exist.
         unsafe {
             for r in 0..R {
@@ -335,10 +336,10 @@ impl<T: Real> Block<T> {
             while left > 0 {
                 let len = left.min(CHANNEL_BLOCK);
                 for j in 0..len {
-                    let mut weights = [[s.splat(T::ZERO); PANEL_VECTORS]; P];
+                    let mut weights = [[s.splat(W::Real::ZERO); PANEL_VECTORS]; P];
                     for p in 0..P {
                         for v in 0..PANEL_VECTORS {
-                            weights[p][v] = s.load(panels.add(p * self.panel_stride + v * S::LANES));
+                            weights[p][v] = W::load(s, panels.add(p * self.panel_stride + v * S::LANES));
                         }
                     }
                     panels = panels.add(width);

@@ -21,24 +21,32 @@ mod x86;
 
 use std::sync::OnceLock;
 
+use half::{bf16, f16};
+
 use crate::ops::CHANNEL_BLOCK;
+use crate::tensor::Element;
 
 /// Floating-point types the kernels compute in.
-pub trait Real:
-    Copy + Default + Send + Sync + PartialOrd + std::fmt::Debug + 'static + math::Constants
-{
+pub trait Real: Storage<Real = Self> + math::Constants {
     /// Runs `kernel` with the instructions of `isa`.
     fn dispatch<K: Kernel<Self>>(isa: Isa, kernel: K) -> K::Output;
     /// Lanes of a vector of this type with the instructions of `isa`.
     fn lanes(isa: Isa) -> usize;
-    /// Nearest value of this type.
-    fn from_f64(value: f64) -> Self;
-    /// The same value in f64.
-    fn to_f64(self) -> f64;
+}
+
+/// Types that weights are stored in, each with the type that kernels compute in.
+pub trait Storage: Element {
+    /// What it is widened to.
+    type Real: Real;
+    /// A vector of `from`'s values, widened.
+    ///
+    /// # Safety
+    /// `LANES` elements at `from` are readable.
+    unsafe fn load<S: Simd<Self::Real>>(s: S, from: *const Self) -> S::V;
 }
 
 /// A piece of work written once for all instruction sets.
-pub trait Kernel<T> {
+pub trait Kernel<T: Real> {
     /// What it returns.
     type Output;
     /// The work. Implementations are `#[inline(always)]`, and so is all they call with vectors, so that
@@ -51,7 +59,7 @@ pub trait Kernel<T> {
 /// has the instructions, which is what makes the arithmetic methods safe to call.
 ///
 /// Scalars that kernels need (tails, tables) go through the same vectors, so that body and tail agree.
-pub trait Simd<T>: Copy {
+pub trait Simd<T: Real>: Copy {
     /// A vector register.
     type V: Copy;
     /// Elements in a register.
@@ -70,6 +78,24 @@ pub trait Simd<T>: Copy {
     /// # Safety
     /// `LANES` elements at `to` are writable.
     unsafe fn store(self, to: *mut T, v: Self::V);
+    /// The values at `from`, widened.
+    ///
+    /// # Safety
+    /// `LANES` elements at `from` are readable.
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { widen(self, from) }
+    }
+    /// The values at `from`, widened.
+    ///
+    /// # Safety
+    /// `LANES` elements at `from` are readable.
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { widen(self, from) }
+    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a − b`
@@ -95,6 +121,24 @@ pub trait Simd<T>: Copy {
     fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
 }
 
+/// A vector of `from`'s values, one by one.
+///
+/// # Safety
+/// `LANES` elements at `from` are readable.
+#[inline(always)]
+unsafe fn widen<T: Real, S: Simd<T>>(s: S, from: *const impl Element) -> S::V {
+    const MOST: usize = 8 * CHANNEL_BLOCK;
+    assert!(S::LANES <= MOST);
+    let mut values = [T::ZERO; MOST];
+    // SAFETY: the caller's promise, and the array is long enough.
+    unsafe {
+        for i in 0..S::LANES {
+            values[i] = T::from_f64((*from.add(i)).to_f64());
+        }
+        s.load(values.as_ptr())
+    }
+}
+
 /// `N` vectors as one. Each operation is done to all of them before the next one is, so that as many chains of
 /// dependent operations overlap.
 #[derive(Clone, Copy)]
@@ -112,7 +156,7 @@ macro_rules! each {
     )*};
 }
 
-impl<T, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
+impl<T: Real, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
     type V = [S::V; N];
     const LANES: usize = N * S::LANES;
     const TILE_ROWS: usize = S::TILE_ROWS;
@@ -156,7 +200,7 @@ impl<T, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
 }
 
 /// What runs on vectors as long as a block of channels, whatever registers they take.
-trait BlockKernel<T>: Sized {
+trait BlockKernel<T: Real>: Sized {
     /// `B` is such a vector, and `G` of them are as many as should be worked on together.
     fn run_blocks<B: Simd<T>, const G: usize>(self, block: B);
 
@@ -267,14 +311,34 @@ macro_rules! real {
                 }
                 Self::dispatch(isa, Lanes)
             }
-            fn from_f64(value: f64) -> Self {
-                value as $t
-            }
-            fn to_f64(self) -> f64 {
-                self as f64
+        }
+        impl Storage for $t {
+            type Real = $t;
+            #[inline(always)]
+            unsafe fn load<S: Simd<$t>>(s: S, from: *const $t) -> S::V {
+                // SAFETY: the caller's promise.
+                unsafe { s.load(from) }
             }
         }
     };
 }
 real!(f32);
 real!(f64);
+
+impl Storage for bf16 {
+    type Real = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd<f32>>(s: S, from: *const bf16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_bf16(from) }
+    }
+}
+
+impl Storage for f16 {
+    type Real = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd<f32>>(s: S, from: *const f16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(from) }
+    }
+}

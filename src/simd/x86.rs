@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Real, Simd};
 
 /// Proof that the processor has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub fn has_avx512() -> bool {
 /// # Safety
 /// [`has_avx2`]
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn dispatch_avx2<T, K: Kernel<T>>(kernel: K) -> K::Output
+pub unsafe fn dispatch_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx2: Simd<T>,
 {
@@ -37,7 +37,7 @@ where
 /// # Safety
 /// [`has_avx512`]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-pub unsafe fn dispatch_avx512<T, K: Kernel<T>>(kernel: K) -> K::Output
+pub unsafe fn dispatch_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx512: Simd<T>,
 {

@@ -6,11 +6,11 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::error::{Error, ErrorKind, Result, fail};
+use crate::tensor::{DType, Element, with_dtype};
 
 /// The format's own limit, and what keeps a hostile length from allocating.
 const MAX_HEADER_LEN: u64 = 100_000_000;
@@ -102,8 +102,8 @@ impl<R: Read + Seek> Archive<R> {
         self.header.tensors()
     }
 
-    /// The values of a tensor of one of the four floating-point types, rounded to f32.
-    pub(super) fn values(&mut self, tensor: &str) -> Result<Vec<f32>> {
+    /// The values of a tensor of one of the four floating-point types, rounded to `T` if that cannot hold them.
+    pub(super) fn values<T: Element>(&mut self, tensor: &str) -> Result<Vec<T>> {
         let Some(info) = self.header.info(tensor) else {
             fail!(NotFound, "tensor {tensor:?} is missing from {}", self.name);
         };
@@ -119,20 +119,12 @@ impl<R: Read + Seek> Archive<R> {
             let bytes = &mut chunk[..left.min(1 << 16)];
             self.reader.read_exact(bytes).map_err(|error| cannot_read(&self.name, error))?;
             left -= bytes.len();
-            match info.dtype {
-                Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                Dtype::F64 => {
-                    values.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32))
-                }
-                Dtype::F16 => {
-                    values.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()))
-                }
-                Dtype::BF16 => {
-                    values.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()))
-                }
-                other => fail!(
+            match dtype(info.dtype) {
+                Some(dtype) => from_le_bytes(dtype, bytes, &mut values),
+                None => fail!(
                     Unsupported,
-                    "tensor {tensor:?} is of type {other}; it must be F32, F64, F16 or BF16"
+                    "tensor {tensor:?} is of type {}; it must be F32, F64, F16 or BF16",
+                    info.dtype
                 ),
             }
         }
@@ -153,17 +145,39 @@ pub(super) fn reserved<T>(what: &str, len: usize) -> Result<Vec<T>> {
     Ok(vector)
 }
 
-/// Length and header of a file of f32 tensors with these names and shapes, whose data follow in the same order.
+/// The type of ours that a file's is.
+pub(super) fn dtype(stored: Dtype) -> Option<DType> {
+    match stored {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F64 => Some(DType::F64),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::Bf16),
+        _ => None,
+    }
+}
+
+/// Appends the little-endian values of type `dtype` in `bytes`.
+fn from_le_bytes<T: Element>(dtype: DType, bytes: &[u8], values: &mut Vec<T>) {
+    with_dtype!(dtype, S => values.extend(bytes.as_chunks().0.iter().map(|b| S::from_le_bytes(*b).convert::<T>())));
+}
+
+/// Length and header of a file of tensors with these names, types and shapes, whose data follow in the same order.
 pub(super) fn header<'a>(
     metadata: &BTreeMap<&str, String>,
-    shapes: impl Iterator<Item = (&'a str, &'a [usize])>,
+    tensors: impl Iterator<Item = (&'a str, DType, &'a [usize])>,
 ) -> Result<Vec<u8>> {
     let mut header = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
     let mut end = 0;
-    for (name, shape) in shapes {
+    for (name, dtype, shape) in tensors {
         let start = end;
-        end += shape.iter().product::<usize>() * size_of::<f32>();
-        let info = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        end += shape.iter().product::<usize>() * dtype.size();
+        let stored = match dtype {
+            DType::F32 => "F32",
+            DType::F64 => "F64",
+            DType::F16 => "F16",
+            DType::Bf16 => "BF16",
+        };
+        let info = serde_json::json!({"dtype": stored, "shape": shape, "data_offsets": [start, end]});
         header.insert(name, info);
     }
     let mut text = serde_json::json!(header).to_string();

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Result, fail};
-use crate::layer::{Config, DType, DtInit, Variant};
+use crate::layer::{Config, DtInit, Variant};
+use crate::tensor::DType;
 
 const DT_INITS: [(&str, DtInit); 2] = [("random", DtInit::Random), ("constant", DtInit::Constant)];
 
