@@ -91,6 +91,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let config = Config {
         d_conv: case.d_conv,
         conv_dilations: case.dilations.to_vec(),
+        dtype: storage.dtype(),
         math,
         ..Config::new(Variant::Ptcn, d_model)
     };
@@ -98,7 +99,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let gpu = cuda::Gpu::get(0).expect("a GPU");
     let _current = gpu.enter().expect("a context");
     let before = memory_in_use();
-    let mut engine = Engine::new(&config, &dims, storage).expect("a GPU with room");
+    let mut engine = Engine::new(&config, &dims).expect("a GPU with room");
     for (name, values) in initial_values(&config, &dims).expect("values") {
         engine.parameters_mut().set(&name, &values).expect("a parameter");
     }
@@ -112,7 +113,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let enqueue = |batch: usize, seqlen: usize, state: Option<&State>| {
         let tokens = |memory: &Memory| DeviceTokens {
             address: memory.address(),
-            dtype: [1, 3, 4][storage as usize],
+            dtype: storage.dtype(),
             strides: [(seqlen * d_model) as i64, d_model as i64, 1],
         };
         // SAFETY: x and y have room for these tokens.

@@ -14,7 +14,7 @@ use cudarc::driver::sys;
 use half::{bf16, f16};
 use lite_mamba::cuda::{self, Calls, DeviceTokens, Engine, Memory, Part, State, Storage, Stream};
 use lite_mamba::simd::Isa;
-use lite_mamba::{Config, ErrorKind, Layer, Tokens, Variant};
+use lite_mamba::{Cache, Config, DType, Device, ErrorKind, Layer, Tokens, Variant};
 
 /// Our error may be twice that of PyTorch's f32 on the same case, or this, whichever is larger.
 const FLOOR: f64 = 2e-6;
@@ -25,12 +25,21 @@ fn without_a_gpu_the_reason_is_told() {
         assert_eq!(error.kind(), ErrorKind::Cuda);
         assert!(error.message().contains("CUDA"), "{error}");
         let config = Config::new(Variant::Ptcn, 8);
-        assert_eq!(Engine::new(&config, &config.dims().unwrap(), Storage::F32).unwrap_err(), error);
+        assert_eq!(Engine::new(&config, &config.dims().unwrap()).unwrap_err(), error);
+        let config = Config { device: Device::Cuda, ..config };
+        assert_eq!(Layer::new(&config).unwrap_err(), error);
     } else {
-        let config = Config { device_index: 1000, ..Config::new(Variant::Ptcn, 8) };
-        let error = Engine::new(&config, &config.dims().unwrap(), Storage::F32).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Cuda);
-        assert!(error.message().contains("device_index is 1000"), "{error}");
+        let config = Config { device: Device::Cuda, ..Config::new(Variant::Ptcn, 8) };
+        for (config, kind, word) in [
+            (Config { device_index: 1000, ..config.clone() }, ErrorKind::Cuda, "device_index is 1000"),
+            (Config { dtype: DType::F64, ..config.clone() }, ErrorKind::Unsupported, "dtype is F64"),
+            (Config { d_state: 257, ..config.clone() }, ErrorKind::Unsupported, "d_state is 257"),
+            (Config { d_model: 1 << 20, expand: 1e4, ..config.clone() }, ErrorKind::OutOfMemory, ""),
+        ] {
+            let error = Layer::new(&config).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.message().contains(word), "{error}");
+        }
     }
 }
 
@@ -44,7 +53,8 @@ fn round(storage: Storage, values: &[f32]) -> Vec<f32> {
 
 /// The same layer on the GPU.
 fn engine(layer: &Layer, storage: Storage) -> Engine {
-    let mut engine = Engine::new(layer.config(), layer.dims(), storage).expect("a GPU with room");
+    let config = Config { dtype: storage.dtype(), ..layer.config().clone() };
+    let mut engine = Engine::new(&config, layer.dims()).expect("a GPU with room");
     for info in layer.parameters() {
         let values = parameter(layer, &info.name);
         engine.parameters_mut().set(&info.name, &values).unwrap();
@@ -59,7 +69,7 @@ fn engine(layer: &Layer, storage: Storage) -> Engine {
 
 fn forward(engine: &Engine, x: &[f32], calls: Calls<'_>, state: Option<&State>) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len()];
-    engine.forward(&mut Tokens::Separate { x, y: &mut y }, calls, state).unwrap();
+    engine.start(x, calls, state).unwrap().finish(&mut y).unwrap();
     y
 }
 
@@ -212,9 +222,6 @@ fn lengths_where_blocks_and_chunks_end() {
             }
             let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
             assert!(error < 1e-5, "{what}: ssm_state is off by {error:e}");
-            let mut both = x.clone();
-            engine.forward(&mut Tokens::InPlace(&mut both), Calls::uniform(batch, seqlen), None).unwrap();
-            assert_eq!(bits(&both), bits(&whole), "{what} in place");
         }
     }
 }
@@ -332,7 +339,7 @@ fn download(engine: &Engine, memory: &Memory) -> Vec<f32> {
 }
 
 fn tensor(memory: &Memory, seqlen: usize, d_model: usize) -> DeviceTokens {
-    DeviceTokens { address: memory.address(), dtype: 1, strides: [(seqlen * d_model) as i64, d_model as i64, 1] }
+    DeviceTokens { address: memory.address(), dtype: DType::F32, strides: [(seqlen * d_model) as i64, d_model as i64, 1] }
 }
 
 #[test]
@@ -352,7 +359,7 @@ fn device_tensors_of_any_strides_and_types() {
             spread[b * 12 + t * batch * 12 + d * 2] = value;
         }
         let (from, to) = (upload(&engine, &spread), upload(&engine, &vec![7.0; spread.len()]));
-        let tokens = |memory: &Memory| DeviceTokens { address: memory.address(), dtype: 1, strides };
+        let tokens = |memory: &Memory| DeviceTokens { address: memory.address(), dtype: DType::F32, strides };
         let calls = Calls::uniform(batch, seqlen);
         // SAFETY: tensors of this device and size.
         unsafe { engine.enqueue([tokens(&from), tokens(&to)], calls, None, null_mut()) }.unwrap();
@@ -414,7 +421,7 @@ fn threads_share_a_layer() {
     let engines: Vec<Engine> = (0..cuda::available().unwrap())
         .map(|device_index| {
             let config = Config { device_index, ..layer.config().clone() };
-            let mut engine = Engine::new(&config, layer.dims(), Storage::F32).unwrap();
+            let mut engine = Engine::new(&config, layer.dims()).unwrap();
             for info in layer.parameters() {
                 engine.parameters_mut().set(&info.name, &parameter(&layer, &info.name)).unwrap();
             }
@@ -468,5 +475,79 @@ fn poison_stays_in_its_lane_and_behind_its_token() {
                 }
             }
         }
+    }
+}
+
+/// The layer's own calls: the same numbers as with the processor, and caches that go from one to the other.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_layer_on_a_gpu_is_a_layer() {
+    for (variant, dtype, allowed) in [
+        (Variant::Ptcn, DType::F32, 1e-5),
+        (Variant::Stcn, DType::F32, 1e-5),
+        (Variant::Dpwc, DType::Bf16, 5e-2),
+        (Variant::Baseline, DType::F16, 1e-2),
+    ] {
+        let dilations = if variant == Variant::Baseline { vec![1] } else { vec![2, 5] };
+        let config = Config { conv_dilations: dilations, dtype, bias: true, seed: 5, ..Config::new(variant, 20) };
+        let host = random_layer(&config, Isa::current(), 9);
+        let mut device = Layer::new(&Config { device: Device::Cuda, ..config.clone() }).unwrap();
+        assert_eq!(device.dims(), host.dims());
+        for info in host.parameters() {
+            let values = parameter(&host, &info.name);
+            device.set_parameter(&info.name, &values).unwrap();
+            assert_eq!(bits(&parameter(&device, &info.name)), bits(&values), "{}", info.name);
+        }
+        let near = |a: &[f32], b: &[f32], what: &str| {
+            let error = relative_error_f32(a, b);
+            assert!(error <= allowed, "{} {dtype:?}: {what} is off by {error:e}", variant.name());
+        };
+        let x = Random(2).values(3 * 30 * 20);
+        let expected = layers::forward(&host, &x, 3, None);
+        near(&layers::forward(&device, &x, 3, None), &expected, "forward");
+        near(&layers::forward_in_place(&device, &x, 3, None), &expected, "forward in place");
+
+        let (mut on_host, mut on_device) = (Cache::new(&host, 3, 0).unwrap(), Cache::new(&device, 3, 0).unwrap());
+        let expected = layers::chunked(&host, &x, 3, &[7, 1, 22], &mut on_host);
+        near(&layers::chunked(&device, &x, 3, &[7, 1, 22], &mut on_device), &expected, "chunks");
+        assert_eq!(on_device.seqlen_offset(), 30);
+        assert!(on_device.bytes() > 3 * 40 * 16 * 4);
+        for info in on_host.states() {
+            near(&layers::state(&on_device, &info.name), &layers::state(&on_host, &info.name), &info.name);
+        }
+        for (layer, cache) in [(&host, &mut on_device), (&device, &mut on_host)] {
+            let error = layer.forward(Tokens::InPlace(&mut x.clone()), 3, 30, Some(cache)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ShapeMismatch);
+        }
+        // A saved cache goes on anywhere.
+        let mut saved = vec![0; on_device.saved_len().unwrap()];
+        on_device.save(&mut saved).unwrap();
+        let mut moved = Cache::load(&host, &saved).unwrap();
+        for info in on_host.states() {
+            assert_eq!(bits(&layers::state(&moved, &info.name)), bits(&layers::state(&on_device, &info.name)));
+        }
+        let mut back = Cache::load(&device, &saved).unwrap();
+        let expected = layers::forward(&device, &x, 3, Some(&mut on_device));
+        near(&layers::forward(&host, &x, 3, Some(&mut moved)), &expected, "a moved cache");
+        near(&layers::forward(&device, &x, 3, Some(&mut back)), &expected, "a cache that came back");
+        assert_eq!(back.seqlen_offset(), 60);
+
+        let cu_seqlens = [0, 40, 40, 90];
+        let mut y = vec![f32::NAN; x.len()];
+        device.forward_varlen(Tokens::Separate { x: &x, y: &mut y }, &cu_seqlens, Some(&mut back)).unwrap();
+        let mut expected = vec![f32::NAN; x.len()];
+        host.forward_varlen(Tokens::Separate { x: &x, y: &mut expected }, &cu_seqlens, Some(&mut moved)).unwrap();
+        near(&y, &expected, "sequences of their own lengths");
+        let lanes = [2, 0];
+        device.step_lanes(Tokens::Separate { x: &x[..40], y: &mut y[..40] }, &lanes, &mut back).unwrap();
+        host.step_lanes(Tokens::Separate { x: &x[..40], y: &mut expected[..40] }, &lanes, &mut moved).unwrap();
+        near(&y[..40], &expected[..40], "lanes");
+        back.reset_lane(2).unwrap();
+        back.copy_lane_within(0, 2).unwrap();
+        back.copy_lane(1, &Cache::new(&device, 1, 0).unwrap(), 0).unwrap();
+        assert_eq!(back.seqlen_offset(), 0);
+        back.reset();
+        let error = Cache::with_dtype(&device, 1, DType::Bf16).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

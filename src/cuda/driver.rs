@@ -120,16 +120,13 @@ impl Drop for Current {
 }
 
 impl Gpu {
-    /// The device of a number.
+    /// The device of a number, of which [`available`] gives the count.
     ///
     /// # Errors
-    /// `Cuda`, saying why there is none.
+    /// `Cuda`, saying why it cannot be had.
     pub fn get(index: u32) -> Result<&'static Gpu> {
         static GPUS: Mutex<BTreeMap<u32, &'static Gpu>> = Mutex::new(BTreeMap::new());
-        let count = available()?;
-        if index >= count {
-            fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} devices");
-        }
+        available()?;
         let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gpu) = gpus.get(&index) {
             return Ok(gpu);

@@ -3,15 +3,16 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use super::driver::{Current, Gpu, Stream, int, synchronize};
+use super::driver::{Current, Gpu, OwnStream, Stream, available, int};
 use super::kernels::{Address, ConvArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, Storage};
 use super::parameters::{self, Parameters};
 use super::product::{Linear, Products, Rows};
 use super::state::State;
 use super::workspace::{Workspace, Workspaces};
 use crate::error::{Result, fail};
-use crate::layer::{Config, Dims, Math, Tokens, Variant};
+use crate::layer::{Config, Dims, Math, Variant};
 use crate::memory::product;
+use crate::tensor::DType;
 
 /// The most states a channel may have.
 pub const MAX_D_STATE: usize = 256;
@@ -67,10 +68,30 @@ impl Calls<'_> {
 pub struct DeviceTokens {
     /// Of the first value.
     pub address: Address,
-    /// As `LM_DTYPE_*`: 1 f32, 2 f64, 3 bf16, 4 f16.
-    pub dtype: u32,
+    /// Of the values.
+    pub dtype: DType,
     /// Values from one to the next along each side.
     pub strides: [i64; 3],
+}
+
+/// A call of the host's on its way.
+#[derive(Debug)]
+pub struct Started<'a> {
+    engine: &'a Engine,
+    own: (OwnStream, Workspace),
+}
+
+impl Started<'_> {
+    /// Waits for the outputs and copies them to `y`, as long as the input was.
+    ///
+    /// # Errors
+    /// `Cuda`; the state is then undefined.
+    pub fn finish(self, y: &mut [f32]) -> Result<()> {
+        let Started { engine, own } = self;
+        own.1.tokens[2].read(own.0.handle(), 0, y)?;
+        engine.workspaces.put_back(own);
+        Ok(())
+    }
 }
 
 /// Some rows on their way through the stages.
@@ -85,17 +106,32 @@ struct Block<'a> {
     state: Option<&'a State>,
 }
 
+/// What a layer of `config` is stored as, if its device is there and computes such layers.
+///
+/// # Errors
+/// `Cuda` with the reason, `Unsupported` naming the field.
+pub fn check(config: &Config) -> Result<Storage> {
+    let (index, count) = (config.device_index, available()?);
+    if index >= count {
+        fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} devices");
+    }
+    let Some(storage) = Storage::of(config.dtype) else {
+        fail!(Unsupported, "dtype is {:?}; on a GPU there are layers of F32, Bf16 and F16", config.dtype);
+    };
+    if config.d_state > MAX_D_STATE {
+        fail!(Unsupported, "d_state is {}; on a GPU it may be at most {MAX_D_STATE}", config.d_state);
+    }
+    Ok(storage)
+}
+
 impl Engine {
     /// A layer of zeros on device `config.device_index`.
     ///
     /// # Errors
-    /// `Cuda` with the reason where there is no such device or it has no room; `Unsupported` for more than
-    /// [`MAX_D_STATE`] states.
-    pub fn new(config: &Config, dims: &Dims, storage: Storage) -> Result<Engine> {
+    /// Those of [`check`]; `Cuda` where the device has no room, or a size is beyond what the kernels take.
+    pub fn new(config: &Config, dims: &Dims) -> Result<Engine> {
+        let storage = check(config)?;
         let gpu = Gpu::get(config.device_index)?;
-        if dims.d_state > MAX_D_STATE {
-            fail!(Unsupported, "d_state is {}; on a GPU it may be at most {MAX_D_STATE}", dims.d_state);
-        }
         let sizes = [
             ("d_model", dims.d_model),
             ("2 · d_inner", product("d_inner", &[2, dims.d_inner])?),
@@ -149,16 +185,13 @@ impl Engine {
         State::new(self.gpu, self.variant, &self.dims, lanes)
     }
 
-    /// Takes tokens of the host through the layer and waits for the outputs. Lengths have been checked.
+    /// Begins to take tokens of the host, (rows, d_model), through the layer; `x` is no longer needed afterwards.
     ///
     /// # Errors
     /// `Cuda`; the state is then undefined.
-    pub fn forward(&self, tokens: &mut Tokens<'_, f32>, calls: Calls<'_>, state: Option<&State>) -> Result<()> {
-        let len = calls.rows() * self.dims.d_model;
-        if len == 0 {
-            return Ok(());
-        }
-        // Calls on other streams may still be at the state, or, on theirs, at nothing of ours.
+    pub fn start(&self, x: &[f32], calls: Calls<'_>, state: Option<&State>) -> Result<Started<'_>> {
+        assert_eq!(x.len(), calls.rows() * self.dims.d_model);
+        // A caller's stream may still be at the state.
         if state.is_some() {
             self.gpu.synchronize()?;
         }
@@ -166,33 +199,23 @@ impl Engine {
         let mut own = self.workspaces.take()?;
         let (stream, workspace) = (own.0.handle(), &mut own.1);
         let Workspace { tokens: [typed, _, floats], retired, .. } = workspace;
-        retired.grow(self.gpu, floats, product("x", &[len, 4])?)?;
-        let direct = self.storage == Storage::F32;
-        if !direct {
-            retired.grow(self.gpu, typed, product("x", &[len, self.storage.size()])?)?;
+        let is_direct = self.storage == Storage::F32;
+        retired.grow(self.gpu, floats, size_of_val(x))?;
+        if !is_direct {
+            retired.grow(self.gpu, typed, x.len() * self.storage.size())?;
         }
-        let x = match tokens {
-            Tokens::Separate { x, .. } => x,
-            Tokens::InPlace(both) => &both[..],
-        };
         floats.write(stream, x)?;
-        let f32_tensor = self.contiguous(floats.address(), Storage::F32, calls);
-        let typed_tensor = self.contiguous(typed.address(), self.storage, calls);
-        let address = if direct { floats.address() } else { typed.address() };
-        if !direct {
-            self.copy(stream, f32_tensor, typed_tensor, [1, calls.rows()])?;
+        let address = if is_direct { floats.address() } else { typed.address() };
+        let as_floats = self.contiguous(floats.address(), Storage::F32, calls);
+        let as_stored = self.contiguous(address, self.storage, calls);
+        if !is_direct {
+            self.copy(stream, as_floats, as_stored, [1, calls.rows()])?;
         }
         self.run(&current, stream, workspace, [address; 2], calls, state)?;
-        if !direct {
-            self.copy(stream, typed_tensor, f32_tensor, [1, calls.rows()])?;
+        if !is_direct {
+            self.copy(stream, as_stored, as_floats, [1, calls.rows()])?;
         }
-        let y = match tokens {
-            Tokens::Separate { y, .. } => &mut y[..],
-            Tokens::InPlace(both) => both,
-        };
-        workspace.tokens[2].read(stream, 0, y)?;
-        self.workspaces.put_back(own);
-        Ok(())
+        Ok(Started { engine: self, own })
     }
 
     /// Enqueues a call on the caller's stream. What it reads and writes has been checked; `x` and `y` are the same tensor,
@@ -252,7 +275,7 @@ impl Engine {
     fn contiguous(&self, address: Address, storage: Storage, calls: Calls<'_>) -> DeviceTokens {
         let d_model = self.dims.d_model as i64;
         let seqlen = if calls.starts.is_some() { calls.rows() } else { calls.seqlen };
-        DeviceTokens { address, dtype: storage.tag(), strides: [seqlen as i64 * d_model, d_model, 1] }
+        DeviceTokens { address, dtype: storage.dtype(), strides: [seqlen as i64 * d_model, d_model, 1] }
     }
 
     fn copy(&self, stream: Stream, from: DeviceTokens, to: DeviceTokens, sides: [usize; 2]) -> Result<()> {
@@ -262,8 +285,8 @@ impl Engine {
             from_strides: from.strides,
             to_strides: to.strides,
             sides: [sides[0], sides[1], self.dims.d_model].map(|side| side as i64),
-            from_type: from.dtype,
-            to_type: to.dtype,
+            from_type: from.dtype as u32,
+            to_type: to.dtype as u32,
         };
         // SAFETY: tensors of the call, as large as it says.
         unsafe { parameters::copy(self.gpu, stream, &arguments) }
@@ -607,14 +630,5 @@ impl Engine {
         let chunks = chunks.min(block.seqlen / MIN_CHUNK).clamp(1, MAX_CHUNKS);
         let chunk = block.seqlen.div_ceil(chunks).next_multiple_of(TILE);
         (chunk, block.seqlen.div_ceil(chunk))
-    }
-
-    /// Waits for a stream of the device.
-    ///
-    /// # Errors
-    /// `Cuda`
-    pub fn wait_for(&self, stream: Stream) -> Result<()> {
-        let _current = self.gpu.enter()?;
-        synchronize(stream)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 
+use crate::tensor::DType;
+
 /// The types that a layer's tensors may be stored as; the numbers are places in tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Storage {
@@ -17,6 +19,16 @@ impl Storage {
     /// In the order of their numbers.
     pub const ALL: [Storage; 3] = [Storage::F32, Storage::Bf16, Storage::F16];
 
+    /// The one of a type, unless the device computes no layers in it.
+    pub fn of(dtype: DType) -> Option<Storage> {
+        match dtype {
+            DType::F32 => Some(Storage::F32),
+            DType::Bf16 => Some(Storage::Bf16),
+            DType::F16 => Some(Storage::F16),
+            DType::F64 => None,
+        }
+    }
+
     /// Bytes of a value.
     pub fn size(self) -> usize {
         if self == Storage::F32 { 4 } else { 2 }
@@ -30,12 +42,12 @@ impl Storage {
         }
     }
 
-    /// The number that [`CopyArgs`] has for it.
-    pub fn tag(self) -> u32 {
+    /// The type.
+    pub fn dtype(self) -> DType {
         match self {
-            Storage::F32 => 1,
-            Storage::Bf16 => 3,
-            Storage::F16 => 4,
+            Storage::F32 => DType::F32,
+            Storage::Bf16 => DType::Bf16,
+            Storage::F16 => DType::F16,
         }
     }
 }

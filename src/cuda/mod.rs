@@ -14,7 +14,7 @@ mod state;
 mod workspace;
 
 pub use driver::{Gpu, Memory, Stream, available};
-pub use engine::{Calls, DeviceTokens, Engine, MAX_D_STATE};
+pub use engine::{Calls, DeviceTokens, Engine, MAX_D_STATE, Started, check};
 pub use kernels::Storage;
 pub use parameters::Parameters;
 pub use state::{Part, State};

@@ -305,7 +305,7 @@ impl Parameters {
         let own = [0, place.strides[0] as i64, place.strides[1] as i64];
         let contiguous = [0, sides[2], 1];
         let address = place.memory.address() + (place.start * place.storage.size()) as u64;
-        let (own_tag, f32_tag) = (place.storage.tag(), Storage::F32.tag());
+        let [own_type, f32_type] = [place.storage, Storage::F32].map(|storage| storage.dtype() as u32);
         let arguments = if in_place {
             CopyArgs {
                 from: values.address(),
@@ -313,8 +313,8 @@ impl Parameters {
                 from_strides: contiguous,
                 to_strides: own,
                 sides,
-                from_type: f32_tag,
-                to_type: own_tag,
+                from_type: f32_type,
+                to_type: own_type,
             }
         } else {
             CopyArgs {
@@ -323,8 +323,8 @@ impl Parameters {
                 from_strides: own,
                 to_strides: contiguous,
                 sides,
-                from_type: own_tag,
-                to_type: f32_tag,
+                from_type: own_type,
+                to_type: f32_type,
             }
         };
         let _current = self.gpu.enter()?;

@@ -133,6 +133,17 @@ impl State {
         Ok(seen)
     }
 
+    /// Replaces those numbers, when all work on the device is done.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn set_seen_tokens(&mut self, seen: &[u64]) -> Result<()> {
+        assert_eq!(seen.len(), self.lanes);
+        self.gpu.synchronize()?;
+        self.seen.write(null_mut(), seen)?;
+        self.gpu.synchronize()
+    }
+
     /// Enqueues forgetting all.
     pub(super) fn enqueue_reset(&self, stream: super::Stream) -> Result<()> {
         for memory in self.rings.iter().chain([&self.ssm, &self.positions, &self.seen]) {
