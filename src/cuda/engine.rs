@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::sync::PoisonError;
 
 use super::driver::{Current, Gpu, OwnStream, Stream, available, int};
-use super::kernels::{Address, ConvArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, Storage};
+use super::kernels::{
+    Address, ConvArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, StepArgs, StepScanArgs, Storage,
+};
 use super::parameters::{self, Parameters};
-use super::product::{Linear, Products, Rows};
+use super::product::{FEW_ROWS, Linear, Products, Rows};
 use super::state::State;
 use super::workspace::{Workspace, Workspaces};
 use crate::error::{Result, fail};
@@ -22,6 +24,10 @@ const MIN_BLOCK: usize = 2048;
 const MAX_BLOCK: usize = 16384;
 /// The scan takes its tokens by so many.
 const TILE: usize = 16;
+/// Threads of a block of the scan.
+const THREADS: usize = 128;
+/// Branches of a step whose convolutions are computed with in_proj.
+const STEP_BRANCHES: usize = 8;
 /// Sides of a grid beyond the first.
 const MAX_GRID: usize = 65535;
 
@@ -31,6 +37,7 @@ pub struct Engine {
     gpu: &'static Gpu,
     variant: Variant,
     dims: Dims,
+    dilations: Vec<usize>,
     storage: Storage,
     parameters: Parameters,
     products: Products,
@@ -150,6 +157,7 @@ impl Engine {
             gpu,
             variant: config.variant,
             dims: dims.clone(),
+            dilations: config.conv_dilations.clone(),
             storage,
             parameters: Parameters::zeroed(gpu, storage, config, dims)?,
             products: Products::new(gpu, storage, config.math == Math::Tf32),
@@ -444,6 +452,10 @@ impl Engine {
         // [x, z] = in_proj(h)
         let width = 2 * d_inner;
         let both = Rows { address: xz, stride: width, batch_stride: block.seqlen * width };
+        if let Some(state) = self.steps(block) {
+            let apart = Rows::new(apart, branches * d_inner);
+            return self.step(stream, block, state, [x, y], both, apart, Rows::new(u, d_inner), projected, products);
+        }
         apply(&p.in_proj(), x, both, as_tokens)?;
 
         // u = the front end of x
@@ -480,6 +492,113 @@ impl Engine {
         apply(&p.out_proj(), inner, y, as_tokens)
     }
 
+    /// The state of a block that is one token of a few sequences, whose stages take fewer and shorter kernels.
+    fn steps<'a>(&self, block: &Block<'a>) -> Option<&'a State> {
+        let fits = block.seqlen == 1
+            && block.rows == block.count
+            && block.sequences.starts == 0
+            && block.rows <= FEW_ROWS
+            && self.variant != Variant::Stcn
+            && self.dims.branches <= STEP_BRANCHES;
+        block.state.filter(|_| fits)
+    }
+
+    /// The stages of such a block: in_proj with the convolutions, x_proj, dt_proj with the scan, out_proj.
+    #[allow(clippy::too_many_arguments)]
+    fn step(
+        &self,
+        stream: Stream,
+        block: &Block<'_>,
+        state: &State,
+        [x, y]: [Rows; 2],
+        both: Rows,
+        apart: Rows,
+        u: Rows,
+        projected: Address,
+        products: (Address, usize),
+    ) -> Result<()> {
+        let p = &self.parameters;
+        let Dims { d_inner, dt_rank, d_state, branches, .. } = self.dims;
+        let (rows, size) = (block.rows, self.storage.size());
+        let pointwise = p.pointwise();
+        let (out, distance) = if pointwise.is_some() { (apart, d_inner) } else { (u, 0) };
+        let mut dilations = [0; STEP_BRANCHES];
+        for (to, &dilation) in dilations.iter_mut().zip(&self.dilations) {
+            *to = dilation as i32;
+        }
+        let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
+        let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
+        let kernel = match rows {
+            1 => Kernel::StepIn1,
+            2..=4 => Kernel::StepIn4,
+            _ => Kernel::StepIn8,
+        };
+        let arguments = StepArgs { product, conv, dilations };
+        // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
+        unsafe { self.gpu.launch(stream, kernel, self.storage, launch.grid, launch.block, &arguments) }?;
+        let apply = |linear: &Linear, x: Rows, y: Rows| {
+            // SAFETY: as above.
+            unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
+        };
+        if let Some(pointwise) = &pointwise {
+            apply(pointwise, apart, u)?;
+        }
+        let wide = dt_rank + 2 * d_state;
+        apply(&p.x_proj(), u, Rows::new(projected, wide))?;
+        let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
+        let dt_proj = p.dt_proj();
+        let arguments = StepScanArgs {
+            scan: self.scan_args(block, u, Rows::new(0, 0), z, projected),
+            r: projected,
+            weight: dt_proj.weight,
+            rank: dt_rank as i32,
+        };
+        debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
+        let grid = [d_inner.div_ceil(THREADS / 4), rows, 1];
+        // SAFETY: as above.
+        unsafe {
+            self.gpu.launch(stream, Kernel::StepScan, self.storage, grid, [THREADS as u32, 1], &arguments)
+        }?;
+        apply(&p.out_proj(), u, y)
+    }
+
+    fn conv_args(
+        &self,
+        block: &Block<'_>,
+        branches: Range<usize>,
+        history: usize,
+        x: Rows,
+        out: Rows,
+        apart: usize,
+    ) -> ConvArgs {
+        let [weight, bias, gates, dilations] = self.parameters.conv(branches.start, self.dims.d_conv);
+        let (ring, ring_len, positions) = match block.state {
+            Some(state) => {
+                let (ring, len) = state.ring(history);
+                (ring.address(), len, state.positions().address() + (4 * history * state.lanes()) as u64)
+            }
+            None => (0, 0, 0),
+        };
+        ConvArgs {
+            x: x.address,
+            out: out.address,
+            weight,
+            bias,
+            gates,
+            dilations,
+            ring,
+            positions,
+            sequences: block.sequences,
+            x_stride: x.stride as i64,
+            out_stride: out.stride as i64,
+            branch_stride: apart as i64,
+            channels: self.dims.d_inner as i32,
+            taps: self.dims.d_conv as i32,
+            branches: branches.len() as i32,
+            ring_len: ring_len as i32,
+        }
+    }
+
     /// The convolutions of some branches, and their history: into `out`, added up or `apart` values from each other.
     #[allow(clippy::too_many_arguments)]
     fn conv(
@@ -493,32 +612,8 @@ impl Engine {
         apart: usize,
     ) -> Result<()> {
         let channels = self.dims.d_inner;
-        let [weight, bias, gates, dilations] = self.parameters.conv(branches.start, self.dims.d_conv);
-        let (ring, ring_len, positions) = match block.state {
-            Some(state) => {
-                let (ring, len) = state.ring(history);
-                (ring.address(), len, state.positions().address() + (4 * history * state.lanes()) as u64)
-            }
-            None => (0, 0, 0),
-        };
-        let arguments = ConvArgs {
-            x: x.address,
-            out: out.address,
-            weight,
-            bias,
-            gates,
-            dilations,
-            ring,
-            positions,
-            sequences: block.sequences,
-            x_stride: x.stride as i64,
-            out_stride: out.stride as i64,
-            branch_stride: apart as i64,
-            channels: channels as i32,
-            taps: self.dims.d_conv as i32,
-            branches: branches.len() as i32,
-            ring_len: ring_len as i32,
-        };
+        let arguments = self.conv_args(block, branches, history, x, out, apart);
+        let ConvArgs { ring, ring_len, positions, .. } = arguments;
         const WARPS: usize = 8;
         let tokens = block.seqlen.div_ceil(8 * WARPS);
         let vectors = channels.div_ceil(32 * 4);
@@ -540,9 +635,9 @@ impl Engine {
             sequences: block.sequences,
             x_stride: x.stride as i64,
             channels: channels as i32,
-            ring_len: ring_len as i32,
+            ring_len,
         };
-        let grid = [channels.div_ceil(32), ring_len.min(block.seqlen).div_ceil(WARPS), block.count];
+        let grid = [channels.div_ceil(32), (ring_len as usize).min(block.seqlen).div_ceil(WARPS), block.count];
         // SAFETY: as above.
         unsafe { self.gpu.launch(stream, Kernel::History, self.storage, grid, [32, WARPS as u32], &arguments) }
     }
@@ -559,10 +654,10 @@ impl Engine {
         z: Rows,
         projected: Address,
     ) -> Result<()> {
-        const THREADS: usize = 128;
-        let Dims { d_inner, d_state, dt_rank, .. } = self.dims;
+        let Dims { d_inner, d_state, .. } = self.dims;
         let (summary, scan, lanes) = match d_state {
-            16 => (Kernel::Summary16, Kernel::Scan16, 4),
+            16 if block.sequences.starts == 0 => (Kernel::Summary16, Kernel::Scan16, 4),
+            16 => (Kernel::Summary16Packed, Kernel::Scan16Packed, 4),
             ..16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, 4),
             ..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, 16),
             _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, 16),
@@ -577,36 +672,12 @@ impl Engine {
             ends = workspace.chunks.address();
             sums = ends + (places * 4 * d_state) as u64;
         }
-        let [a, skip, delta_bias] = self.parameters.scan();
-        let size = self.storage.size();
-        let column = |column: usize| projected + (column * size) as u64;
-        let state = block.state;
         let arguments = ScanArgs {
-            u: u.address,
-            delta: delta.address,
-            z: z.address,
-            b: column(dt_rank),
-            c: column(dt_rank + d_state),
-            a,
-            skip,
-            delta_bias,
-            state: state.map_or(0, |state| state.ssm().address()),
             ends,
             sums,
-            positions: state.map_or(0, |state| state.positions().address()),
-            ring_lens: state.map_or(0, |state| state.lens().address()),
-            seen: state.map_or(0, |state| state.seen().address()),
-            sequences: block.sequences,
-            u_stride: u.stride as i64,
-            delta_stride: delta.stride as i64,
-            z_stride: z.stride as i64,
-            bc_stride: (dt_rank + 2 * d_state) as i64,
-            channels: d_inner as i32,
-            states: d_state as i32,
             chunk: chunk as i32,
             chunks: chunks as i32,
-            lanes: state.map_or(0, State::lanes) as i32,
-            histories: state.map_or(0, State::histories) as i32,
+            ..self.scan_args(block, u, delta, z, projected)
         };
         let threads = [THREADS as u32, 1];
         if chunks > 1 {
@@ -616,6 +687,42 @@ impl Engine {
         }
         // SAFETY: as above.
         unsafe { self.gpu.launch(stream, scan, self.storage, [blocks, chunks, block.count], threads, &arguments) }
+    }
+
+    /// What a scan takes that is one chunk.
+    fn scan_args(&self, block: &Block<'_>, u: Rows, delta: Rows, z: Rows, projected: Address) -> ScanArgs {
+        let Dims { d_inner, d_state, dt_rank, .. } = self.dims;
+        let [a, skip, delta_bias] = self.parameters.scan();
+        let size = self.storage.size();
+        let column = |column: usize| projected + (column * size) as u64;
+        let state = block.state;
+        ScanArgs {
+            u: u.address,
+            delta: delta.address,
+            z: z.address,
+            b: column(dt_rank),
+            c: column(dt_rank + d_state),
+            a,
+            skip,
+            delta_bias,
+            state: state.map_or(0, |state| state.ssm().address()),
+            ends: 0,
+            sums: 0,
+            positions: state.map_or(0, |state| state.positions().address()),
+            ring_lens: state.map_or(0, |state| state.lens().address()),
+            seen: state.map_or(0, |state| state.seen().address()),
+            sequences: block.sequences,
+            u_stride: u.stride as i32,
+            delta_stride: delta.stride as i32,
+            z_stride: z.stride as i32,
+            bc_stride: (dt_rank + 2 * d_state) as i32,
+            channels: d_inner as i32,
+            states: d_state as i32,
+            chunk: block.seqlen as i32,
+            chunks: 1,
+            lanes: state.map_or(0, State::lanes) as i32,
+            histories: state.map_or(0, State::histories) as i32,
+        }
     }
 
     /// Tokens of a chunk of the scan, and how many chunks: more than one only where the blocks of threads, four warps

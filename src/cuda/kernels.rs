@@ -79,13 +79,19 @@ kernels! {
     ScanUpto16 "scan_upto16"
     ScanUpto64 "scan_upto64"
     ScanUpto256 "scan_upto256"
+    Scan16Packed "scan_16_packed"
     Summary16 "summary_16"
+    Summary16Packed "summary_16_packed"
     SummaryUpto16 "summary_upto16"
     SummaryUpto64 "summary_upto64"
     SummaryUpto256 "summary_upto256"
     FewRows1 "few_rows_1"
     FewRows4 "few_rows_4"
     FewRows8 "few_rows_8"
+    StepIn1 "step_in_1"
+    StepIn4 "step_in_4"
+    StepIn8 "step_in_8"
+    StepScan "step_scan"
     AnyRows "any_rows"
     Copy "copy"
 }
@@ -167,10 +173,10 @@ pub struct ScanArgs {
     pub ring_lens: Address,
     pub seen: Address,
     pub sequences: Sequences,
-    pub u_stride: i64,
-    pub delta_stride: i64,
-    pub z_stride: i64,
-    pub bc_stride: i64,
+    pub u_stride: i32,
+    pub delta_stride: i32,
+    pub z_stride: i32,
+    pub bc_stride: i32,
     pub channels: i32,
     pub states: i32,
     pub chunk: i32,
@@ -194,6 +200,25 @@ pub struct ProductArgs {
     pub outputs: i32,
     pub split: i32,
     pub vector: i32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct StepArgs {
+    pub product: ProductArgs,
+    pub conv: ConvArgs,
+    pub dilations: [i32; 8],
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct StepScanArgs {
+    pub scan: ScanArgs,
+    pub r: Address,
+    pub weight: Address,
+    pub rank: i32,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -13,8 +13,9 @@ use crate::error::Result;
 
 /// CUBLAS_OP_T, which cudarc has beside cuBLAS only.
 const TRANSPOSED: u64 = 1;
-/// Up to so many rows go through the kernel for few.
-const FEW_ROWS: usize = 8;
+/// Up to so many rows go through the kernel for few, some at a time.
+pub const FEW_ROWS: usize = 32;
+const ROWS: usize = 8;
 /// Outputs of a warp of it, and warps of a block.
 const OUTPUTS: usize = 2;
 const WARPS: usize = 8;
@@ -48,6 +49,15 @@ impl Rows {
     pub fn new(address: Address, stride: usize) -> Rows {
         Rows { address, stride, batch_stride: 0 }
     }
+}
+
+/// How a kernel is spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [usize; 3],
+    /// Threads of a block.
+    pub block: [u32; 2],
 }
 
 /// All that cuBLASLt's choice of an algorithm depends on.
@@ -292,6 +302,18 @@ impl Products {
     /// # Safety
     /// As [`Products::apply`].
     unsafe fn few(&self, stream: Stream, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> Result<()> {
+        let kernel = match rows {
+            1 => Kernel::FewRows1,
+            2..=4 => Kernel::FewRows4,
+            _ => Kernel::FewRows8,
+        };
+        let (arguments, Launch { grid, block }) = self.few_args(linear, [x, y], rows);
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, block, &arguments) }
+    }
+
+    /// What the kernels for few rows take.
+    pub fn few_args(&self, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> (ProductArgs, Launch) {
         let width = 16 / self.storage.size();
         let vector = linear.inputs.is_multiple_of(width)
             && x.stride.is_multiple_of(width)
@@ -300,15 +322,9 @@ impl Products {
         let warps = linear.outputs.div_ceil(OUTPUTS);
         // With few outputs, one warp each would leave most of the chip idle.
         let split = if warps < 4 * self.gpu.multiprocessors() as usize { WARPS } else { 1 };
-        let kernel = match rows {
-            1 => Kernel::FewRows1,
-            2..=4 => Kernel::FewRows4,
-            _ => Kernel::FewRows8,
-        };
-        let arguments = arguments(linear, [x, y], rows, split, vector);
-        let grid = [if split == 1 { warps.div_ceil(WARPS) } else { warps }, 1, 1];
-        // SAFETY: the caller's promise.
-        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, [32, WARPS as u32], &arguments) }
+        let blocks = if split == 1 { warps.div_ceil(WARPS) } else { warps };
+        let launch = Launch { grid: [blocks, rows.div_ceil(ROWS), 1], block: [32, WARPS as u32] };
+        (arguments(linear, [x, y], rows, split, vector), launch)
     }
 
     /// # Safety

@@ -40,11 +40,35 @@ template <> struct Word<4> { typedef u32 type; };
 template <> struct Word<8> { typedef uint2 type; };
 template <> struct Word<16> { typedef uint4 type; };
 
-template <int V, typename T> __device__ __forceinline__ void load(const T *from, float (&to)[V]) {
-    union { typename Word<sizeof(T) * V>::type word; Vector<T, V> vector; } bits;
-    bits.word = *reinterpret_cast<const typename Word<sizeof(T) * V>::type *>(from);
+__device__ __forceinline__ void split(u32 (&to)[1], u32 from) { to[0] = from; }
+__device__ __forceinline__ void split(u32 (&to)[2], uint2 from) { to[0] = from.x, to[1] = from.y; }
+__device__ __forceinline__ void split(u32 (&to)[4], uint4 from) {
+    to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
+}
+__device__ __forceinline__ void widen_pair(u32 pair, float &low, float &high, bf16) {
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_pair(u32 pair, float &low, float &high, f16) {
+    low = widen(f16{u16(pair)});
+    high = widen(f16{u16(pair >> 16)});
+}
+template <int V, typename T> __device__ __forceinline__ void unpack(typename Word<sizeof(T) * V>::type word, float (&to)[V]) {
+    if constexpr (sizeof(T) * V == 2) {
+        to[0] = widen(T{word});
+    } else {
+        u32 parts[sizeof(T) * V / 4];
+        split(parts, word);
 #pragma unroll
-    for (int v = 0; v < V; ++v) to[v] = widen(bits.vector.values[v]);
+        for (int i = 0; i < int(sizeof(T)) * V / 4; ++i) {
+            if constexpr (sizeof(T) == 4) to[i] = __uint_as_float(parts[i]);
+            else widen_pair(parts[i], to[2 * i], to[2 * i + 1], T{});
+        }
+    }
+}
+template <int V, typename T> __device__ __forceinline__ void load(const T *from, float (&to)[V]) {
+    const typename Word<sizeof(T) * V>::type word = *reinterpret_cast<const typename Word<sizeof(T) * V>::type *>(from);
+    unpack<V, T>(word, to);
 }
 template <int V, typename T> __device__ __forceinline__ void store(T *to, const float (&from)[V]) {
     union { typename Word<sizeof(T) * V>::type word; Vector<T, V> vector; } bits;
@@ -72,7 +96,8 @@ __device__ __forceinline__ float exponential(float v) {
     float power = exp2_approx(whole);
     return fmaf(power, rest * LN_2, power);
 }
-__device__ __forceinline__ float silu(float v) { return v * reciprocal(1.0f + exponential(-v)); }
+// v / (1 + e^-v), whose exponential may be a little off where it is large, for the quotient is small there.
+__device__ __forceinline__ float silu(float v) { return v * reciprocal(1.0f + exp2_approx(v * -1.44269502f)); }
 // ln(1 + e^v) = max(v, 0) + 2 atanh(e / (2 + e)) with e = e^-|v|; the series ends below half an ulp.
 __device__ __forceinline__ float softplus(float v) {
     float e = exponential(-fabsf(v));
@@ -101,12 +126,17 @@ struct Sequence {
     int len;
     int lane;
 };
-__device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
+// PACKED says at compile time whether there are `starts`: without, the compiler sees that all threads agree on lengths.
+template <bool PACKED> __device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
     Sequence one;
-    one.row = all.starts ? all.starts[index] - all.starts[0] : i64(index) * all.seqlen;
-    one.len = all.starts ? all.starts[index + 1] - all.starts[index] : all.seqlen;
+    one.row = PACKED ? all.starts[index] - all.starts[0] : i64(index) * all.seqlen;
+    one.len = PACKED ? all.starts[index + 1] - all.starts[index] : all.seqlen;
     one.lane = all.lanes ? all.lanes[index] : all.first_lane + index;
     return one;
+}
+
+__device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
+    return all.starts ? sequence_of<true>(all, index) : sequence_of<false>(all, index);
 }
 
 // ---- The dilated convolutions with their activation and gates.
@@ -249,10 +279,10 @@ struct ScanArgs {
     const u32 *ring_lens;    // (histories)
     u64 *seen;               // (lanes), likewise
     Sequences sequences;
-    i64 u_stride;
-    i64 delta_stride;
-    i64 z_stride;
-    i64 bc_stride;
+    int u_stride;
+    int delta_stride;
+    int z_stride;
+    int bc_stride;
     int channels;
     int states;
     int chunk; // tokens of a chunk, a multiple of TILE
@@ -260,6 +290,15 @@ struct ScanArgs {
     int lanes;
     int histories;
 };
+
+// The convolutions of these tokens are done: positions can move on.
+__device__ __forceinline__ void advance(const ScanArgs &p, const Sequence &sequence) {
+    p.seen[sequence.lane] += sequence.len;
+    for (int i = 0; i < p.histories; ++i) {
+        u32 &position = p.positions[i * p.lanes + sequence.lane];
+        position = u32((u64(position) + sequence.len) % p.ring_lens[i]);
+    }
+}
 
 const int TILE = 16;
 const int THREADS = 128;
@@ -269,13 +308,35 @@ template <int LANES> __device__ __forceinline__ int state_of(int lane, int s) {
     return (s / 4 * LANES + lane) * 4 + s % 4;
 }
 
+// Values on their way, in a register each, from `row` rows of `stride` bytes behind an address: one instruction finds it.
+template <typename T> __device__ __forceinline__ u64 row_of(const T *first, int row, int stride) {
+    return reinterpret_cast<u64>(first) + i64(row) * stride;
+}
+__device__ __forceinline__ u32 raw(float value) { return __float_as_uint(value); }
+template <typename T> __device__ __forceinline__ u32 raw(T value) { return value.bits; }
+template <typename T> __device__ __forceinline__ u32 read_raw(const T *first, int row, int stride) {
+    u32 value;
+    if (sizeof(T) == 4) asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(row_of(first, row, stride)));
+    else asm volatile("ld.global.u16 %0, [%1];" : "=r"(value) : "l"(row_of(first, row, stride)));
+    return value;
+}
+__device__ __forceinline__ float widen_raw(u32 value, float) { return __uint_as_float(value); }
+template <typename T> __device__ __forceinline__ float widen_raw(u32 value, T) { return widen(T{u16(value)}); }
+// A store that is no branch.
+__device__ __forceinline__ void store_if(bool condition, u64 to, float value) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.f32 [%1], %2; }" ::"r"(u32(condition)), "l"(to), "f"(value) : "memory");
+}
+template <typename T> __device__ __forceinline__ void store_if(bool condition, u64 to, T value) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(u32(condition)), "l"(to), "h"(value.bits) : "memory");
+}
+
 // LANES threads share a channel, each with S of its states. They take LANES tokens at a time: each sees to what one
 // token needs but once, all go through the recurrence of all tokens, and the sums over the states end, each token's,
 // where the token began. Grid: channels, chunks, sequences.
 //
 // Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes each chunk's last
 // state from a zero one (from the true one in the first); then every chunk finds its first state from those before.
-template <typename T, int S, int LANES, bool EXACT, bool SUMMARY>
+template <typename T, int S, int LANES, bool EXACT, bool SUMMARY, bool PACKED>
 __device__ __forceinline__ void scan(const ScanArgs &p) {
     const int STATES = S * LANES;
     const int GROUPS = TILE / LANES;
@@ -285,9 +346,11 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 
     const int states = EXACT ? STATES : p.states;
     const int lane = threadIdx.x % LANES;
-    const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
-    const bool exists = channel < p.channels;
-    const Sequence sequence = sequence_of(p.sequences, blockIdx.z);
+    const int own = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - 1);
+    const Sequence sequence = sequence_of<PACKED>(p.sequences, blockIdx.z);
     const int chunk = blockIdx.y;
     const int begin = chunk * p.chunk;
     const int end = min(begin + p.chunk, sequence.len);
@@ -298,58 +361,75 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     const i64 next_summary = i64(p.channels) * states;
     float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * states;
     float h[S], a[S];
-    const bool given = exists && p.state && (SUMMARY ? chunk == 0 : p.chunks == 1);
 #pragma unroll
     for (int s = 0; s < S; ++s) {
         const int n = state_of<LANES>(lane, s);
-        const bool real = exists && n < states;
-        a[s] = real ? p.a[i64(channel) * states + n] : 0.0f;
-        h[s] = given && real ? kept[n] : 0.0f;
-        if (SUMMARY && chunk == 0 && real) p.ends[summary + (p.chunks - 1) * next_summary + n] = h[s];
-        if (!SUMMARY && p.chunks > 1 && real) h[s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + n];
+        const int at = EXACT ? n : min(n, states - 1);
+        a[s] = p.a[i64(channel) * states + at];
+        h[s] = 0.0f;
+        if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[s] = kept[at];
+        if (!SUMMARY && p.chunks > 1) h[s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
+        if (!EXACT && n >= states) a[s] = h[s] = 0.0f;
+        if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + n] = h[s];
     }
-    if (!SUMMARY && exists)
+    if (!SUMMARY)
         for (int before = 1; before < chunk; ++before) {
             const float sum = p.sums[(i64(blockIdx.z) * p.chunks + before) * p.channels + channel];
 #pragma unroll
             for (int s = 0; s < S; ++s) {
                 const int n = state_of<LANES>(lane, s);
-                if (EXACT || n < states)
-                    h[s] = fmaf(exp2_approx(sum * a[s]), h[s], p.ends[summary + before * next_summary + n]);
+                const int at = EXACT ? n : min(n, states - 1);
+                const float last = p.ends[summary + before * next_summary + at];
+                h[s] = fmaf(exp2_approx(sum * a[s]), h[s], EXACT || n < states ? last : 0.0f);
             }
         }
 
-    const float bias = exists ? p.delta_bias[channel] : 0.0f;
-    const float skip = exists && !SUMMARY ? p.skip[channel] : 0.0f;
-    T *u_all = static_cast<T *>(p.u) + sequence.row * p.u_stride + channel;
-    const T *delta_all = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + channel;
-    const T *z_all = static_cast<const T *>(p.z) + sequence.row * p.z_stride + channel;
-    const T *b_all = static_cast<const T *>(p.b) + sequence.row * p.bc_stride;
-    const T *c_all = static_cast<const T *>(p.c) + sequence.row * p.bc_stride;
+    const float bias = p.delta_bias[channel];
+    const float skip = SUMMARY ? 0.0f : p.skip[channel];
+    const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + channel;
+    const T *delta_of = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + channel;
+    const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + channel;
+    T *y_of = static_cast<T *>(p.u) + sequence.row * p.u_stride + channel;
 
-    // Each thread's part of B and C of a tile, and its tokens of a tile: read one tile ahead.
+    // Each thread's part of B and C of a tile, and its tokens of a tile, are read one tile ahead. Tokens that are not
+    // there have a δ of 0, which leaves the state as it is.
     const int SHARE = STAGED / THREADS;
-    T ahead[DOUBLE ? SHARE : 1];
-    T next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
+    const u32 none = 0, nothing = raw(narrow<T>(-60000.0f));
+    const int u_step = p.u_stride * int(sizeof(T)), delta_step = p.delta_stride * int(sizeof(T));
+    const int z_step = p.z_stride * int(sizeof(T)), bc_step = p.bc_stride * int(sizeof(T));
+    u32 ahead[DOUBLE ? SHARE : 1];
+    u32 next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
     auto read_tokens = [&](int tile) {
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             const int token = tile + g * LANES + lane;
-            if (exists && token < end) {
-                next_u[g] = u_all[token * p.u_stride];
-                next_delta[g] = delta_all[token * p.delta_stride];
-                if (!SUMMARY) next_z[g] = z_all[token * p.z_stride];
-            }
+            const int at = min(token, end - 1);
+            const u32 u = read_raw(u_of, at, u_step);
+            const u32 delta = read_raw(delta_of, at, delta_step);
+            next_u[g] = token < end ? u : none;
+            next_delta[g] = token < end ? delta : nothing;
+            if (!SUMMARY) next_z[g] = read_raw(z_of, at, z_step);
         }
     };
+    // A thread's values of B and C are those of one state and of every STEP-th token, or of several of one token.
+    const int ROW = 2 * STATES;
+    const int STEP = ROW < THREADS ? THREADS / ROW : 1;
+    const int PER_TOKEN = ROW < THREADS ? 1 : ROW / THREADS;
+    const T *bc_of[PER_TOKEN];
+    bool bc_real[PER_TOKEN];
+#pragma unroll
+    for (int i = 0; i < PER_TOKEN; ++i) {
+        const int at = i * THREADS + threadIdx.x % ROW;
+        bc_real[i] = EXACT || at % STATES < states;
+        bc_of[i] = static_cast<const T *>(at < STATES ? p.b : p.c) + sequence.row * p.bc_stride + min(at % STATES, states - 1);
+    }
     auto read_staged = [&](int tile, int i) {
-        const int at = i * THREADS + threadIdx.x;
-        const int token = tile + at / (2 * STATES), n = at % STATES;
-        const T *from = at / STATES % 2 ? c_all : b_all;
-        return token < end && n < states ? from[token * p.bc_stride + n] : narrow<T>(0.0f);
+        const int of = i % PER_TOKEN, token = tile + i / PER_TOKEN * STEP + int(threadIdx.x) / ROW;
+        const u32 value = read_raw(bc_of[of], min(token, end - 1), bc_step);
+        return token < end && bc_real[of] ? value : none;
     };
-    auto put_staged = [&](int half, int i, T value) {
-        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = widen(value);
+    auto put_staged = [&](int half, int i, u32 value) {
+        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = widen_raw(value, T{});
     };
 
     read_tokens(begin);
@@ -361,19 +441,17 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     float delta_sum = 0.0f;
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE) {
-        T now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
+        u32 now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             now_u[g] = next_u[g];
             now_delta[g] = next_delta[g];
             if (!SUMMARY) now_z[g] = next_z[g];
         }
-        const bool more = tile + TILE < end;
-        if (more) read_tokens(tile + TILE);
+        read_tokens(tile + TILE);
         if (DOUBLE) {
-            if (more)
 #pragma unroll
-                for (int i = 0; i < SHARE; ++i) ahead[i] = read_staged(tile + TILE, i);
+            for (int i = 0; i < SHARE; ++i) ahead[i] = read_staged(tile + TILE, i);
         } else {
             __syncthreads();
 #pragma unroll 4
@@ -383,11 +461,8 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            if (tile + g * LANES >= end) break;
-            const int token = tile + g * LANES + lane;
-            const bool valid = exists && token < end;
-            const float u = valid ? widen(now_u[g]) : 0.0f;
-            const float delta = valid ? softplus(widen(now_delta[g]) + bias) : 0.0f;
+            const float u = widen_raw(now_u[g], T{});
+            const float delta = softplus(widen_raw(now_delta[g], T{}) + bias);
             const float delta_u = delta * u;
             if (SUMMARY) delta_sum += delta;
             const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
@@ -427,10 +502,12 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
                         part[i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
                     }
                 }
-                if (valid) u_all[token * p.u_stride] = narrow<T>(fmaf(skip, u, part[0]) * silu(widen(now_z[g])));
+                const T y = narrow<T>(fmaf(skip, u, part[0]) * silu(widen_raw(now_z[g], T{})));
+                const int token = tile + g * LANES + lane;
+                store_if(exists && token < end, row_of(y_of, token, u_step), y);
             }
         }
-        if (DOUBLE && more) {
+        if (DOUBLE) {
             half ^= 1;
 #pragma unroll
             for (int i = 0; i < SHARE; ++i) put_staged(half, i, ahead[i]);
@@ -452,14 +529,7 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
         if (SUMMARY) p.ends[summary + chunk * next_summary + n] = h[s];
         else if (p.state && last) kept[n] = h[s];
     }
-    // The convolutions are done: their positions can move on.
-    if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) {
-        p.seen[sequence.lane] += sequence.len;
-        for (int i = 0; i < p.histories; ++i) {
-            u32 &position = p.positions[i * p.lanes + sequence.lane];
-            position = u32((u64(position) + sequence.len) % p.ring_lens[i]);
-        }
-    }
+    if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
 }
 
 // ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none.
@@ -480,41 +550,58 @@ struct ProductArgs {
 
 const int PRODUCT_WARPS = 8;
 
+// Sums of two outputs of up to ROWS rows, of every `step`-th vector of the inputs.
 template <typename T, int ROWS, int V>
-__device__ __forceinline__ void few_rows_sum(const ProductArgs &a, int output, int first, int step, float (&acc)[2][ROWS]) {
-    const T *x = static_cast<const T *>(a.x);
+__device__ __forceinline__ void few_rows_sum(const ProductArgs &a, const T *x, int rows, int output, int first, int step, float (&acc)[2][ROWS]) {
+    typedef typename Word<sizeof(T) * V>::type Words;
+    const int AHEAD = ROWS == 1 ? 4 : 2; // vectors of each output that are on their way at once
     const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
     const i64 second = output + 1 < a.outputs ? a.inputs : 0;
-    for (int k = first * V; k < a.inputs; k += step * V) {
-        float w[2][V];
-        load<V>(weight + k, w[0]);
-        load<V>(weight + second + k, w[1]);
+    for (int k = first * V; k < a.inputs; k += AHEAD * step * V) {
+        Words words[AHEAD][2];
 #pragma unroll
-        for (int row = 0; row < ROWS; ++row) {
-            if (row >= a.rows) break;
-            float value[V];
-            load<V>(x + row * a.x_stride + k, value);
+        for (int i = 0; i < AHEAD; ++i) {
+            const int at = k + i * step * V;
+            words[i][0] = words[i][1] = Words{};
+            if (at < a.inputs) words[i][0] = *reinterpret_cast<const Words *>(weight + at);
+            if (at < a.inputs) words[i][1] = *reinterpret_cast<const Words *>(weight + second + at);
+        }
 #pragma unroll
-            for (int v = 0; v < V; ++v) {
-                acc[0][row] = fmaf(w[0][v], value[v], acc[0][row]);
-                acc[1][row] = fmaf(w[1][v], value[v], acc[1][row]);
+        for (int i = 0; i < AHEAD; ++i) {
+            const int at = k + i * step * V;
+            if (at >= a.inputs) break;
+            float w[2][V];
+            unpack<V, T>(words[i][0], w[0]);
+            unpack<V, T>(words[i][1], w[1]);
+#pragma unroll
+            for (int row = 0; row < ROWS; ++row) {
+                float value[V];
+                load<V>(x + min(row, rows - 1) * a.x_stride + at, value);
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    acc[0][row] = fmaf(w[0][v], value[v], acc[0][row]);
+                    acc[1][row] = fmaf(w[1][v], value[v], acc[1][row]);
+                }
             }
         }
     }
 }
 
-// Up to ROWS rows; a warp, or all warps of a block, compute two outputs of every row.
-template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const ProductArgs &a) {
+// A warp, or all warps of a block, compute two outputs of ROWS rows; `put` takes each of them, by output and row, in a
+// thread of its own. Grid: outputs, rows.
+template <typename T, int ROWS, typename Put> __device__ __forceinline__ void few_rows(const ProductArgs &a, Put put) {
     __shared__ float parts[PRODUCT_WARPS][2 * ROWS];
     const int warp = threadIdx.y, lane = threadIdx.x;
     const bool shared = a.split > 1;
     const int output = (shared ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + warp) * 2;
+    const int top = blockIdx.y * ROWS, rows = min(a.rows - top, ROWS);
     float acc[2][ROWS] = {};
     if (output < a.outputs) {
+        const T *x = static_cast<const T *>(a.x) + top * a.x_stride;
         const int first = shared ? warp * 32 + lane : lane;
         const int step = shared ? PRODUCT_WARPS * 32 : 32;
-        if (a.vector) few_rows_sum<T, ROWS, 16 / sizeof(T)>(a, output, first, step, acc);
-        else few_rows_sum<T, ROWS, 1>(a, output, first, step, acc);
+        if (a.vector) few_rows_sum<T, ROWS, 16 / sizeof(T)>(a, x, rows, output, first, step, acc);
+        else few_rows_sum<T, ROWS, 1>(a, x, rows, output, first, step, acc);
     }
 #pragma unroll
     for (int i = 0; i < 2 * ROWS; ++i) {
@@ -527,13 +614,18 @@ template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const P
     else __syncwarp();
     if (lane >= 2 * ROWS || (shared && warp > 0)) return;
     const int which = lane / ROWS, row = lane % ROWS;
-    if (output + which >= a.outputs || row >= a.rows) return;
+    if (output + which >= a.outputs || row >= rows) return;
     float sum = 0.0f;
     if (shared)
         for (int i = 0; i < PRODUCT_WARPS; ++i) sum += parts[i][lane];
     else sum = parts[warp][lane];
     if (a.bias) sum += widen(static_cast<const T *>(a.bias)[output + which]);
-    static_cast<T *>(a.y)[row * a.y_stride + output + which] = narrow<T>(sum);
+    put(output + which, top + row, narrow<T>(sum));
+}
+
+template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const ProductArgs &a) {
+    T *y = static_cast<T *>(a.y);
+    few_rows<T, ROWS>(a, [&](int output, int row, T value) { y[row * a.y_stride + output] = value; });
 }
 
 // Any product, 16 x 16 outputs a block. Grid: outputs, rows.
@@ -561,6 +653,112 @@ template <typename T> __device__ __forceinline__ void any_rows(const ProductArgs
             static_cast<T *>(a.y)[row * a.y_stride + output] = narrow<T>(sum);
         }
     }
+}
+
+// ---- A token of each sequence: in_proj with the convolutions, and dt_proj with the scan, in one kernel each.
+
+const int STEP_BRANCHES = 8;
+
+struct StepArgs {
+    ProductArgs product; // in_proj, whose outputs are x and z
+    ConvArgs conv;
+    int dilations[STEP_BRANCHES]; // again, where they need no waiting for
+};
+
+template <typename T, bool APART>
+__device__ __forceinline__ void conv_one(const StepArgs &s, int channel, int row, float x) {
+    const ConvArgs &a = s.conv;
+    const int lane = sequence_of(a.sequences, row).lane;
+    const int position = a.positions[lane];
+    float *ring = a.ring + i64(lane) * a.ring_len * a.channels + channel;
+    T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int branch = 0; branch < a.branches; ++branch) {
+        const float *weight = a.weight + i64(branch) * a.taps * a.channels + channel;
+        float acc = a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+#pragma unroll 4
+        for (int tap = 0; tap + 1 < a.taps; ++tap) {
+            int slot = position - (a.taps - 1 - tap) * s.dilations[branch];
+            if (slot < 0) slot += a.ring_len;
+            acc = fmaf(weight[i64(tap) * a.channels], ring[i64(slot) * a.channels], acc);
+        }
+        acc = fmaf(weight[i64(a.taps - 1) * a.channels], x, acc);
+        const float active = a.gates[branch] * silu(acc);
+        sum += active;
+        if (APART) out[branch * a.branch_stride] = narrow<T>(active);
+    }
+    if (!APART) *out = narrow<T>(sum);
+    ring[i64(position) * a.channels] = x;
+}
+
+template <typename T, int ROWS> __device__ __forceinline__ void step_in(const StepArgs &a) {
+    T *xz = static_cast<T *>(a.product.y);
+    few_rows<T, ROWS>(a.product, [&](int output, int row, T value) {
+        if (output >= a.conv.channels) xz[row * a.product.y_stride + output] = value;
+        else if (a.conv.branch_stride) conv_one<T, true>(a, output, row, widen(value));
+        else conv_one<T, false>(a, output, row, widen(value));
+    });
+}
+
+struct StepScanArgs {
+    ScanArgs scan;      // of one token; δ is computed here
+    const void *r;      // (rows, rank), as far apart as B and C
+    const void *weight; // (channels, rank)
+    int rank;
+};
+
+// Four threads share a channel. Grid: channels, sequences.
+template <typename T> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
+    const ScanArgs &p = s.scan;
+    const int lane = threadIdx.x % 4;
+    const int channel = min(blockIdx.x * (THREADS / 4) + threadIdx.x / 4, p.channels - 1);
+    const bool exists = blockIdx.x * (THREADS / 4) + threadIdx.x / 4 < p.channels;
+    const Sequence sequence = sequence_of(p.sequences, blockIdx.y);
+    const i64 row = blockIdx.y;
+    T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
+    const float u = widen(*y);
+    const float z = widen(static_cast<const T *>(p.z)[row * p.z_stride + channel]);
+    const float bias = p.delta_bias[channel], skip = p.skip[channel];
+    const T *b = static_cast<const T *>(p.b) + row * p.bc_stride;
+    const T *c = static_cast<const T *>(p.c) + row * p.bc_stride;
+    float *state = p.state + (i64(sequence.lane) * p.channels + channel) * p.states;
+    const float *a = p.a + i64(channel) * p.states;
+    const T *r = static_cast<const T *>(s.r) + row * p.bc_stride;
+    const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
+
+    // The states that a thread has first are read before what they wait for is computed.
+    float h[4], power[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const int n = lane + 4 * i;
+        h[i] = power[i] = 0.0f;
+        if (n < p.states) h[i] = state[n];
+        if (n < p.states) power[i] = a[n];
+    }
+    float delta = 0.0f;
+#pragma unroll 4
+    for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
+    delta += __shfl_xor_sync(0xffffffffu, delta, 1);
+    delta += __shfl_xor_sync(0xffffffffu, delta, 2);
+    delta = softplus(delta + bias);
+    const float delta_u = delta * u;
+    float sum = 0.0f;
+    for (int n0 = lane; n0 < p.states; n0 += 16) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int n = n0 + 4 * i;
+            if (n >= p.states) break;
+            const float before = n0 < 16 ? h[i] : state[n];
+            const float after = fmaf(exp2_approx(delta * (n0 < 16 ? power[i] : a[n])), before, delta_u * widen(b[n]));
+            sum = fmaf(after, widen(c[n]), sum);
+            if (exists) state[n] = after;
+        }
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if (exists && lane == 0) *y = narrow<T>(fmaf(skip, u, sum) * silu(z));
+    if (blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
 }
 
 // ---- Tensors of any type and strides to any other.
@@ -597,25 +795,30 @@ extern "C" __global__ void copy(CopyArgs a) {
     }
 }
 
-#define SCAN(T, NAME, S, LANES, EXACT)                                                                             \
+#define SCAN(T, NAME, S, LANES, EXACT, PACKED)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS) scan_##NAME(ScanArgs a) {                               \
-        scan<T, S, LANES, EXACT, false>(a);                                                                        \
+        scan<T, S, LANES, EXACT, false, PACKED>(a);                                                                \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
-        scan<T, S, LANES, EXACT, true>(a);                                                                         \
+        scan<T, S, LANES, EXACT, true, PACKED>(a);                                                                 \
     }
 #define ALL(T, NAME)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(256) conv_vector_##NAME(ConvArgs a) { conv<T, 4, 8>(a); }         \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
     extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
-    SCAN(T, 16_##NAME, 4, 4, true)                                                                                 \
-    SCAN(T, upto16_##NAME, 4, 4, false)                                                                            \
-    SCAN(T, upto64_##NAME, 4, 16, false)                                                                           \
-    SCAN(T, upto256_##NAME, 16, 16, false)                                                                         \
+    SCAN(T, 16_##NAME, 4, 4, true, false)                                                                          \
+    SCAN(T, 16_packed_##NAME, 4, 4, true, true)                                                                    \
+    SCAN(T, upto16_##NAME, 4, 4, false, true)                                                                      \
+    SCAN(T, upto64_##NAME, 4, 16, false, true)                                                                     \
+    SCAN(T, upto256_##NAME, 16, 16, false, true)                                                                   \
     extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) { few_rows<T, 1>(a); }                             \
     extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) { few_rows<T, 4>(a); }                             \
     extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) { few_rows<T, 8>(a); }                             \
+    extern "C" __global__ void step_in_1_##NAME(StepArgs a) { step_in<T, 1>(a); }                                  \
+    extern "C" __global__ void step_in_4_##NAME(StepArgs a) { step_in<T, 4>(a); }                                  \
+    extern "C" __global__ void step_in_8_##NAME(StepArgs a) { step_in<T, 8>(a); }                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }    \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
 ALL(float, f32)
 ALL(bf16, bf16)
