@@ -26,8 +26,10 @@ const MAX_BLOCK: usize = 16384;
 const TILE: usize = 16;
 /// Threads of a block of the scan.
 const THREADS: usize = 128;
-/// Branches of a step whose convolutions are computed with in_proj.
+/// Rows that are taken as steps, branches and taps of those whose convolutions are computed with in_proj; all at most.
+const MAX_STEPS: usize = 256;
 const STEP_BRANCHES: usize = 8;
+const STEP_TAPS: usize = 4;
 /// Sides of a grid beyond the first.
 const MAX_GRID: usize = 65535;
 
@@ -497,9 +499,8 @@ impl Engine {
         let fits = block.seqlen == 1
             && block.rows == block.count
             && block.sequences.starts == 0
-            && block.rows <= FEW_ROWS
-            && self.variant != Variant::Stcn
-            && self.dims.branches <= STEP_BRANCHES;
+            && block.rows <= MAX_STEPS
+            && self.variant != Variant::Stcn;
         block.state.filter(|_| fits)
     }
 
@@ -526,20 +527,25 @@ impl Engine {
         for (to, &dilation) in dilations.iter_mut().zip(&self.dilations) {
             *to = dilation as i32;
         }
-        let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
-        let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
-        let kernel = match rows {
-            1 => Kernel::StepIn1,
-            2..=4 => Kernel::StepIn4,
-            _ => Kernel::StepIn8,
-        };
-        let arguments = StepArgs { product, conv, dilations };
-        // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
-        unsafe { self.gpu.launch(stream, kernel, self.storage, launch.grid, launch.block, &arguments) }?;
         let apply = |linear: &Linear, x: Rows, y: Rows| {
-            // SAFETY: as above.
+            // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
+        if rows <= FEW_ROWS && branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS {
+            let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
+            let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
+            let kernel = match rows {
+                1 => Kernel::StepIn1,
+                2..=4 => Kernel::StepIn4,
+                _ => Kernel::StepIn8,
+            };
+            let arguments = StepArgs { product, conv, dilations };
+            // SAFETY: as above.
+            unsafe { self.gpu.launch(stream, kernel, self.storage, launch.grid, launch.block, &arguments) }?;
+        } else {
+            apply(&p.in_proj(), x, both)?;
+            self.conv(stream, block, 0..branches, 0, both, out, distance)?;
+        }
         if let Some(pointwise) = &pointwise {
             apply(pointwise, apart, u)?;
         }
@@ -615,12 +621,14 @@ impl Engine {
         let arguments = self.conv_args(block, branches, history, x, out, apart);
         let ConvArgs { ring, ring_len, positions, .. } = arguments;
         const WARPS: usize = 8;
-        let tokens = block.seqlen.div_ceil(8 * WARPS);
+        let (tokens, four_tokens) = (block.seqlen.div_ceil(8 * WARPS), block.seqlen.div_ceil(4 * WARPS));
         let vectors = channels.div_ceil(32 * 4);
-        let enough = vectors * tokens * block.count >= self.gpu.multiprocessors() as usize;
+        let enough = vectors * four_tokens * block.count >= self.gpu.multiprocessors() as usize;
         let (kernel, grid, warps) = match block.seqlen {
             1 => (Kernel::ConvToken, [channels.div_ceil(32), 1, block.count], 1),
-            _ if channels.is_multiple_of(4) && enough => (Kernel::ConvVector, [vectors, tokens, block.count], WARPS),
+            _ if channels.is_multiple_of(4) && enough => {
+                (Kernel::ConvVector, [vectors, four_tokens, block.count], WARPS)
+            }
             _ => (Kernel::Conv, [channels.div_ceil(32), tokens, block.count], WARPS),
         };
         // SAFETY: tensors of the workspace and the state, as large as the block says.
@@ -655,14 +663,14 @@ impl Engine {
         projected: Address,
     ) -> Result<()> {
         let Dims { d_inner, d_state, .. } = self.dims;
-        let (summary, scan, lanes) = match d_state {
-            16 if block.sequences.starts == 0 => (Kernel::Summary16, Kernel::Scan16, 4),
-            16 => (Kernel::Summary16Packed, Kernel::Scan16Packed, 4),
-            ..16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, 4),
-            ..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, 16),
-            _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, 16),
+        let pairs = d_state == 16 && d_inner.is_multiple_of(2) && block.sequences.starts == 0;
+        let (summary, scan, channels) = match d_state {
+            16 if pairs => (Kernel::Summary16, Kernel::Scan16, THREADS / 2),
+            ..=16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, THREADS / 4),
+            ..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, THREADS / 16),
+            _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, THREADS / 16),
         };
-        let blocks = d_inner.div_ceil(THREADS / lanes);
+        let blocks = d_inner.div_ceil(channels);
         let (chunk, chunks) = self.chunks(block, blocks);
         let (mut ends, mut sums) = (0, 0);
         if chunks > 1 {
@@ -728,7 +736,7 @@ impl Engine {
     /// Tokens of a chunk of the scan, and how many chunks: more than one only where the blocks of threads, four warps
     /// each, would leave much of the chip idle, for it costs the exponentials twice.
     fn chunks(&self, block: &Block<'_>, blocks: usize) -> (usize, usize) {
-        const WANTED: usize = 4; // blocks on a multiprocessor
+        const WANTED: usize = 3; // blocks on a multiprocessor
         const MIN_CHUNK: usize = 64;
         const MAX_CHUNKS: usize = 64;
         let wanted = WANTED * self.gpu.multiprocessors() as usize;

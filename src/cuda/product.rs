@@ -13,9 +13,8 @@ use crate::error::Result;
 
 /// CUBLAS_OP_T, which cudarc has beside cuBLAS only.
 const TRANSPOSED: u64 = 1;
-/// Up to so many rows go through the kernel for few, some at a time.
-pub const FEW_ROWS: usize = 32;
-const ROWS: usize = 8;
+/// Up to so many rows go through the kernel for few.
+pub const FEW_ROWS: usize = 8;
 /// Outputs of a warp of it, and warps of a block.
 const OUTPUTS: usize = 2;
 const WARPS: usize = 8;
@@ -323,7 +322,7 @@ impl Products {
         // With few outputs, one warp each would leave most of the chip idle.
         let split = if warps < 4 * self.gpu.multiprocessors() as usize { WARPS } else { 1 };
         let blocks = if split == 1 { warps.div_ceil(WARPS) } else { warps };
-        let launch = Launch { grid: [blocks, rows.div_ceil(ROWS), 1], block: [32, WARPS as u32] };
+        let launch = Launch { grid: [blocks, 1, 1], block: [32, WARPS as u32] };
         (arguments(linear, [x, y], rows, split, vector), launch)
     }
 

@@ -126,17 +126,14 @@ struct Sequence {
     int len;
     int lane;
 };
-// PACKED says at compile time whether there are `starts`: without, the compiler sees that all threads agree on lengths.
-template <bool PACKED> __device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
+// EQUAL where there are no `starts`: the compiler then sees that all threads agree on lengths.
+template <bool EQUAL = false> __device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
     Sequence one;
-    one.row = PACKED ? all.starts[index] - all.starts[0] : i64(index) * all.seqlen;
-    one.len = PACKED ? all.starts[index + 1] - all.starts[index] : all.seqlen;
+    const bool equal = EQUAL || !all.starts;
+    one.row = equal ? i64(index) * all.seqlen : all.starts[index] - all.starts[0];
+    one.len = equal ? all.seqlen : all.starts[index + 1] - all.starts[index];
     one.lane = all.lanes ? all.lanes[index] : all.first_lane + index;
     return one;
-}
-
-__device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
-    return all.starts ? sequence_of<true>(all, index) : sequence_of<false>(all, index);
 }
 
 // ---- The dilated convolutions with their activation and gates.
@@ -308,35 +305,71 @@ template <int LANES> __device__ __forceinline__ int state_of(int lane, int s) {
     return (s / 4 * LANES + lane) * 4 + s % 4;
 }
 
-// Values on their way, in a register each, from `row` rows of `stride` bytes behind an address: one instruction finds it.
+// The values of C channels side by side on their way, as they are stored, from `row` rows of `stride` bytes behind an
+// address: one instruction finds it.
+template <typename T, int C> struct Raw {
+    static const int BYTES = sizeof(T) * C;
+    u32 words[BYTES < 4 ? 1 : BYTES / 4];
+};
+__device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
+template <typename T> __device__ __forceinline__ u32 bits_of(T value) { return value.bits; }
 template <typename T> __device__ __forceinline__ u64 row_of(const T *first, int row, int stride) {
     return reinterpret_cast<u64>(first) + i64(row) * stride;
 }
-__device__ __forceinline__ u32 raw(float value) { return __float_as_uint(value); }
-template <typename T> __device__ __forceinline__ u32 raw(T value) { return value.bits; }
-template <typename T> __device__ __forceinline__ u32 read_raw(const T *first, int row, int stride) {
-    u32 value;
-    if (sizeof(T) == 4) asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(row_of(first, row, stride)));
-    else asm volatile("ld.global.u16 %0, [%1];" : "=r"(value) : "l"(row_of(first, row, stride)));
-    return value;
+template <int C, typename T> __device__ __forceinline__ Raw<T, C> read_raw(const T *first, int row, int stride) {
+    Raw<T, C> raw;
+    const u64 at = row_of(first, row, stride);
+    if constexpr (raw.BYTES == 2) asm volatile("ld.global.u16 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
+    else if constexpr (raw.BYTES == 4) asm volatile("ld.global.u32 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
+    else asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(raw.words[0]), "=r"(raw.words[1]) : "l"(at));
+    return raw;
 }
-__device__ __forceinline__ float widen_raw(u32 value, float) { return __uint_as_float(value); }
-template <typename T> __device__ __forceinline__ float widen_raw(u32 value, T) { return widen(T{u16(value)}); }
+template <typename T, int C> __device__ __forceinline__ Raw<T, C> raw_of(float value) {
+    Raw<T, C> raw;
+    const u32 bits = bits_of(narrow<T>(value));
+#pragma unroll
+    for (u32 &word : raw.words) word = raw.BYTES / C == 2 && C > 1 ? bits << 16 | bits : bits;
+    return raw;
+}
+template <typename T, int C> __device__ __forceinline__ Raw<T, C> select(bool first, Raw<T, C> a, Raw<T, C> b) {
+    Raw<T, C> raw;
+#pragma unroll
+    for (int i = 0; i < int(sizeof(raw.words) / 4); ++i) raw.words[i] = first ? a.words[i] : b.words[i];
+    return raw;
+}
+template <typename T, int C> __device__ __forceinline__ void widen_raw(Raw<T, C> raw, float (&to)[C]) {
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) to[c] = __uint_as_float(raw.words[c]);
+    } else if constexpr (C == 1) to[0] = widen(T{u16(raw.words[0])});
+    else widen_pair(raw.words[0], to[0], to[1], T{});
+}
 // A store that is no branch.
-__device__ __forceinline__ void store_if(bool condition, u64 to, float value) {
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.f32 [%1], %2; }" ::"r"(u32(condition)), "l"(to), "f"(value) : "memory");
-}
-template <typename T> __device__ __forceinline__ void store_if(bool condition, u64 to, T value) {
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(u32(condition)), "l"(to), "h"(value.bits) : "memory");
+template <typename T, int C> __device__ __forceinline__ void store_if(bool condition, u64 to, const float (&values)[C]) {
+    Raw<T, C> raw;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const u32 bits = bits_of(narrow<T>(values[c]));
+        if (sizeof(T) == 4) raw.words[c] = bits;
+        else raw.words[0] = c ? raw.words[0] | bits << 16 : bits;
+    }
+    const u32 wanted = condition;
+    if constexpr (raw.BYTES == 2)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
+    else if constexpr (raw.BYTES == 4)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u32 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
+    else
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.v2.u32 [%1], {%2, %3}; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]), "r"(raw.words[1]) : "memory");
 }
 
-// LANES threads share a channel, each with S of its states. They take LANES tokens at a time: each sees to what one
-// token needs but once, all go through the recurrence of all tokens, and the sums over the states end, each token's,
-// where the token began. Grid: channels, chunks, sequences.
+// LANES threads share C channels, each with S of the states of each. They take LANES tokens at a time: each sees to
+// what one token needs but once, all go through the recurrence of all tokens, and the sums over the states end, each
+// token's, where the token began. Two channels a thread halve what is read of B and C, which else bounds the kernel.
+// Grid: channels, chunks, sequences.
 //
 // Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes each chunk's last
 // state from a zero one (from the true one in the first); then every chunk finds its first state from those before.
-template <typename T, int S, int LANES, bool EXACT, bool SUMMARY, bool PACKED>
+template <typename T, int C, int S, int LANES, bool EXACT, bool SUMMARY, bool EQUAL>
 __device__ __forceinline__ void scan(const ScanArgs &p) {
     const int STATES = S * LANES;
     const int GROUPS = TILE / LANES;
@@ -346,11 +379,11 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 
     const int states = EXACT ? STATES : p.states;
     const int lane = threadIdx.x % LANES;
-    const int own = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    const int own = (blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES) * C;
     // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
     const bool exists = own < p.channels;
-    const int channel = min(own, p.channels - 1);
-    const Sequence sequence = sequence_of<PACKED>(p.sequences, blockIdx.z);
+    const int channel = min(own, p.channels - C);
+    const Sequence sequence = sequence_of<EQUAL>(p.sequences, blockIdx.z);
     const int chunk = blockIdx.y;
     const int begin = chunk * p.chunk;
     const int end = min(begin + p.chunk, sequence.len);
@@ -360,55 +393,59 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     const i64 summary = (i64(blockIdx.z) * p.chunks * p.channels + channel) * states;
     const i64 next_summary = i64(p.channels) * states;
     float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * states;
-    float h[S], a[S];
+    float h[C][S], a[C][S];
 #pragma unroll
-    for (int s = 0; s < S; ++s) {
-        const int n = state_of<LANES>(lane, s);
-        const int at = EXACT ? n : min(n, states - 1);
-        a[s] = p.a[i64(channel) * states + at];
-        h[s] = 0.0f;
-        if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[s] = kept[at];
-        if (!SUMMARY && p.chunks > 1) h[s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
-        if (!EXACT && n >= states) a[s] = h[s] = 0.0f;
-        if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + n] = h[s];
-    }
+    for (int c = 0; c < C; ++c)
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+            const int n = state_of<LANES>(lane, s);
+            const int at = c * states + (EXACT ? n : min(n, states - 1));
+            a[c][s] = p.a[i64(channel) * states + at];
+            h[c][s] = 0.0f;
+            if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[c][s] = kept[at];
+            if (!SUMMARY && p.chunks > 1) h[c][s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
+            if (!EXACT && n >= states) a[c][s] = h[c][s] = 0.0f;
+            if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + at] = h[c][s];
+        }
     if (!SUMMARY)
         for (int before = 1; before < chunk; ++before) {
-            const float sum = p.sums[(i64(blockIdx.z) * p.chunks + before) * p.channels + channel];
+            const float *sums = p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel;
 #pragma unroll
-            for (int s = 0; s < S; ++s) {
-                const int n = state_of<LANES>(lane, s);
-                const int at = EXACT ? n : min(n, states - 1);
-                const float last = p.ends[summary + before * next_summary + at];
-                h[s] = fmaf(exp2_approx(sum * a[s]), h[s], EXACT || n < states ? last : 0.0f);
-            }
+            for (int c = 0; c < C; ++c)
+#pragma unroll
+                for (int s = 0; s < S; ++s) {
+                    const int n = state_of<LANES>(lane, s);
+                    const float last = p.ends[summary + before * next_summary + c * states + (EXACT ? n : min(n, states - 1))];
+                    h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], EXACT || n < states ? last : 0.0f);
+                }
         }
 
-    const float bias = p.delta_bias[channel];
-    const float skip = SUMMARY ? 0.0f : p.skip[channel];
+    float bias[C], skip[C];
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        bias[c] = p.delta_bias[channel + c];
+        skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
+    }
     const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + channel;
     const T *delta_of = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + channel;
     const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + channel;
-    T *y_of = static_cast<T *>(p.u) + sequence.row * p.u_stride + channel;
+    const int u_step = p.u_stride * int(sizeof(T)), delta_step = p.delta_stride * int(sizeof(T));
+    const int z_step = p.z_stride * int(sizeof(T)), bc_step = p.bc_stride * int(sizeof(T));
 
     // Each thread's part of B and C of a tile, and its tokens of a tile, are read one tile ahead. Tokens that are not
     // there have a δ of 0, which leaves the state as it is.
     const int SHARE = STAGED / THREADS;
-    const u32 none = 0, nothing = raw(narrow<T>(-60000.0f));
-    const int u_step = p.u_stride * int(sizeof(T)), delta_step = p.delta_stride * int(sizeof(T));
-    const int z_step = p.z_stride * int(sizeof(T)), bc_step = p.bc_stride * int(sizeof(T));
-    u32 ahead[DOUBLE ? SHARE : 1];
-    u32 next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
+    const Raw<T, C> none = raw_of<T, C>(0.0f), nothing = raw_of<T, C>(-60000.0f);
+    Raw<T, 1> ahead[DOUBLE ? SHARE : 1];
+    Raw<T, C> next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
     auto read_tokens = [&](int tile) {
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             const int token = tile + g * LANES + lane;
             const int at = min(token, end - 1);
-            const u32 u = read_raw(u_of, at, u_step);
-            const u32 delta = read_raw(delta_of, at, delta_step);
-            next_u[g] = token < end ? u : none;
-            next_delta[g] = token < end ? delta : nothing;
-            if (!SUMMARY) next_z[g] = read_raw(z_of, at, z_step);
+            next_u[g] = select(token < end, read_raw<C>(u_of, at, u_step), none);
+            next_delta[g] = select(token < end, read_raw<C>(delta_of, at, delta_step), nothing);
+            if (!SUMMARY) next_z[g] = read_raw<C>(z_of, at, z_step);
         }
     };
     // A thread's values of B and C are those of one state and of every STEP-th token, or of several of one token.
@@ -425,11 +462,13 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     }
     auto read_staged = [&](int tile, int i) {
         const int of = i % PER_TOKEN, token = tile + i / PER_TOKEN * STEP + int(threadIdx.x) / ROW;
-        const u32 value = read_raw(bc_of[of], min(token, end - 1), bc_step);
-        return token < end && bc_real[of] ? value : none;
+        const Raw<T, 1> value = read_raw<1>(bc_of[of], min(token, end - 1), bc_step);
+        return select(token < end && bc_real[of], value, raw_of<T, 1>(0.0f));
     };
-    auto put_staged = [&](int half, int i, u32 value) {
-        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = widen_raw(value, T{});
+    auto put_staged = [&](int half, int i, Raw<T, 1> value) {
+        float wide[1];
+        widen_raw(value, wide);
+        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = wide[0];
     };
 
     read_tokens(begin);
@@ -438,10 +477,10 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
         for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(begin, i));
         __syncthreads();
     }
-    float delta_sum = 0.0f;
+    float delta_sum[C] = {};
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE) {
-        u32 now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
+        Raw<T, C> now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             now_u[g] = next_u[g];
@@ -461,33 +500,41 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            const float u = widen_raw(now_u[g], T{});
-            const float delta = softplus(widen_raw(now_delta[g], T{}) + bias);
-            const float delta_u = delta * u;
-            if (SUMMARY) delta_sum += delta;
+            float u[C], delta[C], delta_u[C];
+            widen_raw(now_u[g], u);
+            widen_raw(now_delta[g], delta);
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                delta[c] = softplus(delta[c] + bias[c]);
+                delta_u[c] = delta[c] * u[c];
+                if (SUMMARY) delta_sum[c] += delta[c];
+            }
             const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
-            float part[LANES];
+            float part[C][LANES];
 #pragma unroll
             for (int i = 0; i < LANES; ++i) {
-                const float d = __shfl_sync(0xffffffffu, delta, i, LANES);
-                const float du = __shfl_sync(0xffffffffu, delta_u, i, LANES);
-                part[i] = 0.0f;
+                float d[C], du[C];
+#pragma unroll
+                for (int c = 0; c < C; ++c) {
+                    d[c] = __shfl_sync(0xffffffffu, delta[c], i, LANES);
+                    du[c] = __shfl_sync(0xffffffffu, delta_u[c], i, LANES);
+                    part[c][i] = 0.0f;
+                }
 #pragma unroll
                 for (int s = 0; s < S; s += 4) {
                     const float4 b4 = bc[i * (2 * STATES / 4) + s / 4 * LANES + lane];
-                    const float b[4] = {b4.x, b4.y, b4.z, b4.w};
+                    const float4 c4 = SUMMARY ? b4 : bc[i * (2 * STATES / 4) + STATES / 4 + s / 4 * LANES + lane];
+                    const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
 #pragma unroll
-                    for (int r = 0; r < 4; ++r)
-                        h[s + r] = fmaf(exp2_approx(d * a[s + r]), h[s + r], du * b[r]);
-                    if (!SUMMARY) {
-                        const float4 c4 = bc[i * (2 * STATES / 4) + STATES / 4 + s / 4 * LANES + lane];
-                        const float c[4] = {c4.x, c4.y, c4.z, c4.w};
+                    for (int c = 0; c < C; ++c)
 #pragma unroll
-                        for (int r = 0; r < 4; ++r)
+                        for (int r = 0; r < 4; ++r) {
+                            float &state = h[c][s + r];
+                            state = fmaf(exp2_approx(d[c] * a[c][s + r]), state, du[c] * b[r]);
                             // A state that is none must not make NaN of an infinite δu.
-                            if (EXACT || state_of<LANES>(lane, s + r) < states)
-                                part[i] = fmaf(h[s + r], c[r], part[i]);
-                    }
+                            if (!SUMMARY && (EXACT || state_of<LANES>(lane, s + r) < states))
+                                part[c][i] = fmaf(state, out[r], part[c][i]);
+                        }
                 }
             }
             if (!SUMMARY) {
@@ -496,15 +543,20 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
                 for (int width = LANES / 2; width > 0; width /= 2) {
                     const bool upper = lane & width;
 #pragma unroll
-                    for (int i = 0; i < width; ++i) {
-                        const float give = upper ? part[i] : part[i + width];
-                        const float keep = upper ? part[i + width] : part[i];
-                        part[i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
-                    }
+                    for (int c = 0; c < C; ++c)
+#pragma unroll
+                        for (int i = 0; i < width; ++i) {
+                            const float give = upper ? part[c][i] : part[c][i + width];
+                            const float keep = upper ? part[c][i + width] : part[c][i];
+                            part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
+                        }
                 }
-                const T y = narrow<T>(fmaf(skip, u, part[0]) * silu(widen_raw(now_z[g], T{})));
+                float z[C], y[C];
+                widen_raw(now_z[g], z);
+#pragma unroll
+                for (int c = 0; c < C; ++c) y[c] = fmaf(skip[c], u[c], part[c][0]) * silu(z[c]);
                 const int token = tile + g * LANES + lane;
-                store_if(exists && token < end, row_of(y_of, token, u_step), y);
+                store_if<T, C>(exists && token < end, row_of(u_of, token, u_step), y);
             }
         }
         if (DOUBLE) {
@@ -515,19 +567,22 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
         }
     }
 
-    if (SUMMARY) {
-#pragma unroll
-        for (int width = LANES / 2; width > 0; width /= 2)
-            delta_sum += __shfl_xor_sync(0xffffffffu, delta_sum, width, LANES);
-        if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel] = delta_sum;
-    }
     const bool last = end == sequence.len;
 #pragma unroll
-    for (int s = 0; s < S; ++s) {
-        const int n = state_of<LANES>(lane, s);
-        if (!exists || n >= states) continue;
-        if (SUMMARY) p.ends[summary + chunk * next_summary + n] = h[s];
-        else if (p.state && last) kept[n] = h[s];
+    for (int c = 0; c < C; ++c) {
+        if (SUMMARY) {
+#pragma unroll
+            for (int width = LANES / 2; width > 0; width /= 2)
+                delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], width, LANES);
+            if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel + c] = delta_sum[c];
+        }
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+            const int n = state_of<LANES>(lane, s);
+            if (!exists || n >= states) continue;
+            if (SUMMARY) p.ends[summary + chunk * next_summary + c * states + n] = h[c][s];
+            else if (p.state && last) kept[c * states + n] = h[c][s];
+        }
     }
     if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
 }
@@ -554,7 +609,7 @@ const int PRODUCT_WARPS = 8;
 template <typename T, int ROWS, int V>
 __device__ __forceinline__ void few_rows_sum(const ProductArgs &a, const T *x, int rows, int output, int first, int step, float (&acc)[2][ROWS]) {
     typedef typename Word<sizeof(T) * V>::type Words;
-    const int AHEAD = ROWS == 1 ? 4 : 2; // vectors of each output that are on their way at once
+    const int AHEAD = 4; // vectors of each output that are on their way at once
     const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
     const i64 second = output + 1 < a.outputs ? a.inputs : 0;
     for (int k = first * V; k < a.inputs; k += AHEAD * step * V) {
@@ -657,7 +712,7 @@ template <typename T> __device__ __forceinline__ void any_rows(const ProductArgs
 
 // ---- A token of each sequence: in_proj with the convolutions, and dt_proj with the scan, in one kernel each.
 
-const int STEP_BRANCHES = 8;
+const int STEP_BRANCHES = 8, STEP_TAPS = 4; // at most
 
 struct StepArgs {
     ProductArgs product; // in_proj, whose outputs are x and z
@@ -665,40 +720,62 @@ struct StepArgs {
     int dilations[STEP_BRANCHES]; // again, where they need no waiting for
 };
 
-template <typename T, bool APART>
-__device__ __forceinline__ void conv_one(const StepArgs &s, int channel, int row, float x) {
+// in_proj as in few_rows; meanwhile each thread has what the convolution of one output's branch needs on its way.
+template <typename T, int ROWS> __device__ __forceinline__ void step_in(const StepArgs &s) {
     const ConvArgs &a = s.conv;
-    const int lane = sequence_of(a.sequences, row).lane;
-    const int position = a.positions[lane];
-    float *ring = a.ring + i64(lane) * a.ring_len * a.channels + channel;
+    const int PAIRS = 2 * ROWS, SLOTS = 32 / PAIRS; // outputs by rows; branches that a warp sees to at once
+    const int TURNS = STEP_BRANCHES > SLOTS ? STEP_BRANCHES / SLOTS : 1;
+    const int lane = threadIdx.x;
+    const int first = (s.product.split > 1 ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + threadIdx.y) * 2;
+    const int row = blockIdx.y * ROWS + lane % PAIRS % ROWS, channel = first + lane % PAIRS / ROWS;
+    const bool convolves = channel < a.channels && row < s.product.rows;
+    const int stream = convolves ? sequence_of<true>(a.sequences, row).lane : 0;
+    const int position = convolves ? a.positions[stream] : 0;
+    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
+    float weight[TURNS][STEP_TAPS], input[TURNS][STEP_TAPS], bias[TURNS], gate[TURNS];
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const int branch = turn * SLOTS + lane / PAIRS;
+        const bool real = convolves && branch < a.branches;
+        gate[turn] = real ? a.gates[branch] : 0.0f;
+        bias[turn] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+#pragma unroll
+        for (int back = 0; back < STEP_TAPS; ++back) {
+            weight[turn][back] = input[turn][back] = 0.0f;
+            if (!real || back >= a.taps) continue;
+            weight[turn][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
+            int slot = position - back * s.dilations[branch % STEP_BRANCHES];
+            if (slot < 0) slot += a.ring_len;
+            if (back > 0) input[turn][back] = ring[i64(slot) * a.channels];
+        }
+    }
+
+    __shared__ float outputs[PRODUCT_WARPS][PAIRS];
+    few_rows<T, ROWS>(s.product, [&](int output, int row, T value) {
+        static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
+        outputs[threadIdx.y][threadIdx.x] = widen(value);
+    });
+    if (s.product.split > 1 && threadIdx.y > 0) return;
+    __syncwarp();
+    const float x = outputs[threadIdx.y][lane % PAIRS];
     T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
     float sum = 0.0f;
-#pragma unroll 4
-    for (int branch = 0; branch < a.branches; ++branch) {
-        const float *weight = a.weight + i64(branch) * a.taps * a.channels + channel;
-        float acc = a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
-#pragma unroll 4
-        for (int tap = 0; tap + 1 < a.taps; ++tap) {
-            int slot = position - (a.taps - 1 - tap) * s.dilations[branch];
-            if (slot < 0) slot += a.ring_len;
-            acc = fmaf(weight[i64(tap) * a.channels], ring[i64(slot) * a.channels], acc);
-        }
-        acc = fmaf(weight[i64(a.taps - 1) * a.channels], x, acc);
-        const float active = a.gates[branch] * silu(acc);
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const int branch = turn * SLOTS + lane / PAIRS;
+        float acc = fmaf(weight[turn][0], x, bias[turn]);
+#pragma unroll
+        for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[turn][back], input[turn][back], acc);
+        const float active = gate[turn] * silu(acc);
+        if (branch >= a.branches) continue;
+        if (a.branch_stride && convolves) out[branch * a.branch_stride] = narrow<T>(active);
         sum += active;
-        if (APART) out[branch * a.branch_stride] = narrow<T>(active);
     }
-    if (!APART) *out = narrow<T>(sum);
+#pragma unroll
+    for (int width = 16; width >= PAIRS; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
+    if (lane >= PAIRS || !convolves) return;
+    if (!a.branch_stride) *out = narrow<T>(sum);
     ring[i64(position) * a.channels] = x;
-}
-
-template <typename T, int ROWS> __device__ __forceinline__ void step_in(const StepArgs &a) {
-    T *xz = static_cast<T *>(a.product.y);
-    few_rows<T, ROWS>(a.product, [&](int output, int row, T value) {
-        if (output >= a.conv.channels) xz[row * a.product.y_stride + output] = value;
-        else if (a.conv.branch_stride) conv_one<T, true>(a, output, row, widen(value));
-        else conv_one<T, false>(a, output, row, widen(value));
-    });
 }
 
 struct StepScanArgs {
@@ -712,9 +789,10 @@ struct StepScanArgs {
 template <typename T> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     const ScanArgs &p = s.scan;
     const int lane = threadIdx.x % 4;
-    const int channel = min(blockIdx.x * (THREADS / 4) + threadIdx.x / 4, p.channels - 1);
-    const bool exists = blockIdx.x * (THREADS / 4) + threadIdx.x / 4 < p.channels;
-    const Sequence sequence = sequence_of(p.sequences, blockIdx.y);
+    const int own = blockIdx.x * (THREADS / 4) + threadIdx.x / 4;
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - 1);
+    const Sequence sequence = sequence_of<true>(p.sequences, blockIdx.y);
     const i64 row = blockIdx.y;
     T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
     const float u = widen(*y);
@@ -728,32 +806,50 @@ template <typename T> __device__ __forceinline__ void step_scan(const StepScanAr
     const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
 
     // The states that a thread has first are read before what they wait for is computed.
-    float h[4], power[4];
+    const bool fours = p.states % 4 == 0;
+    float h[4] = {}, power[4] = {}, in[4] = {}, out[4] = {};
+    auto read = [&](int n) {
+        if (fours && n < p.states) {
+            load<4>(state + n, h);
+            load<4>(a + n, power);
+        }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int n = lane + 4 * i;
-        h[i] = power[i] = 0.0f;
-        if (n < p.states) h[i] = state[n];
-        if (n < p.states) power[i] = a[n];
-    }
+        for (int i = 0; i < 4; ++i) {
+            if (n + i >= p.states) break;
+            if (!fours) h[i] = state[n + i], power[i] = a[n + i];
+            in[i] = widen(b[n + i]);
+            out[i] = widen(c[n + i]);
+        }
+    };
+    read(4 * lane);
     float delta = 0.0f;
+    if (s.rank % 4 == 0 && p.bc_stride % 4 == 0) {
 #pragma unroll 4
-    for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
+        for (int k = 4 * lane; k < s.rank; k += 16) {
+            float w[4], v[4];
+            load<4>(weight + k, w);
+            load<4>(r + k, v);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) delta = fmaf(w[i], v[i], delta);
+        }
+    } else {
+        for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
+    }
     delta += __shfl_xor_sync(0xffffffffu, delta, 1);
     delta += __shfl_xor_sync(0xffffffffu, delta, 2);
     delta = softplus(delta + bias);
     const float delta_u = delta * u;
     float sum = 0.0f;
-    for (int n0 = lane; n0 < p.states; n0 += 16) {
+    for (int n = 4 * lane; n < p.states; n += 16) {
+        if (n >= 16) read(n);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int n = n0 + 4 * i;
-            if (n >= p.states) break;
-            const float before = n0 < 16 ? h[i] : state[n];
-            const float after = fmaf(exp2_approx(delta * (n0 < 16 ? power[i] : a[n])), before, delta_u * widen(b[n]));
-            sum = fmaf(after, widen(c[n]), sum);
-            if (exists) state[n] = after;
+            if (n + i >= p.states) break;
+            h[i] = fmaf(exp2_approx(delta * power[i]), h[i], delta_u * in[i]);
+            sum = fmaf(h[i], out[i], sum);
+            if (exists && !fours) state[n + i] = h[i];
         }
+        if (exists && fours) store<4>(state + n, h);
     }
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
@@ -795,23 +891,22 @@ extern "C" __global__ void copy(CopyArgs a) {
     }
 }
 
-#define SCAN(T, NAME, S, LANES, EXACT, PACKED)                                                                     \
+#define SCAN(T, NAME, C, S, LANES, EXACT, EQUAL)                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS) scan_##NAME(ScanArgs a) {                               \
-        scan<T, S, LANES, EXACT, false, PACKED>(a);                                                                \
+        scan<T, C, S, LANES, EXACT, false, EQUAL>(a);                                                              \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
-        scan<T, S, LANES, EXACT, true, PACKED>(a);                                                                 \
+        scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
     }
 #define ALL(T, NAME)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
-    extern "C" __global__ void __launch_bounds__(256) conv_vector_##NAME(ConvArgs a) { conv<T, 4, 8>(a); }         \
+    extern "C" __global__ void __launch_bounds__(256) conv_vector_##NAME(ConvArgs a) { conv<T, 4, 4>(a); }         \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
     extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
-    SCAN(T, 16_##NAME, 4, 4, true, false)                                                                          \
-    SCAN(T, 16_packed_##NAME, 4, 4, true, true)                                                                    \
-    SCAN(T, upto16_##NAME, 4, 4, false, true)                                                                      \
-    SCAN(T, upto64_##NAME, 4, 16, false, true)                                                                     \
-    SCAN(T, upto256_##NAME, 16, 16, false, true)                                                                   \
+    SCAN(T, 16_##NAME, 2, 4, 4, true, true)                                                                        \
+    SCAN(T, upto16_##NAME, 1, 4, 4, false, false)                                                                  \
+    SCAN(T, upto64_##NAME, 1, 4, 16, false, false)                                                                 \
+    SCAN(T, upto256_##NAME, 1, 16, 16, false, false)                                                               \
     extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) { few_rows<T, 1>(a); }                             \
     extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) { few_rows<T, 4>(a); }                             \
     extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) { few_rows<T, 8>(a); }                             \
