@@ -6,7 +6,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use lite_mamba::ops::conv::{DepthwiseConv, Segment};
+use lite_mamba::ops::Segment;
+use lite_mamba::ops::conv::DepthwiseConv;
 use lite_mamba::ops::linear::{Groups, Input, Linear, Output};
 use lite_mamba::ops::scan::SelectiveScan;
 use lite_mamba::ops::{CHANNEL_BLOCK, padded, view2, view2_mut, view3, view3_mut, view4_mut};

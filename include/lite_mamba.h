@@ -43,9 +43,10 @@
  * be checked. Text, paths included, is NUL-terminated UTF-8.
  *
  * Tensors are contiguous and row-major: (batch, seqlen, d_model) means that the last index varies
- * fastest. A batch or a seqlen of 0 is no error: the call returns LM_OK, reads and writes nothing, and
- * leaves the state as it was. NaN and infinity in an input are no error either; they flow through as
- * IEEE 754 says, in the lane of the batch that they belong to and in no other.
+ * fastest. (Those of the functions in _dlpack say themselves how they lie.) A batch or a seqlen of 0 is no
+ * error: the call returns LM_OK, reads and writes nothing, and leaves the state as it was. NaN and infinity
+ * in an input are no error either; they flow through as IEEE 754 says, in the lane of the batch that they
+ * belong to and in no other.
  *
  * x and y of one call may be the same buffer, which is then overwritten with the result. Buffers that
  * overlap in part are LM_ERR_INVALID_ARGUMENT. No other two pointers of a call may overlap.
@@ -108,6 +109,146 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/*
+ * DLPACK'S STRUCTS
+ *
+ * Where <dlpack/dlpack.h> was included before this header, or the compiler finds it, DLTensor is the standard's.
+ * Else it is declared here, from the specification of DLPack 1.1 and with all its names; a copy of the
+ * standard's header that is included later (from another place, such as <ATen/dlpack.h>) is then passed over.
+ * A program that needs what later versions have added includes that copy before this header.
+ */
+#if !defined(DLPACK_DLPACK_H_) && defined(__has_include)
+#if __has_include(<dlpack/dlpack.h>)
+#include <dlpack/dlpack.h>
+#endif
+#endif
+
+#ifndef DLPACK_DLPACK_H_
+#define DLPACK_DLPACK_H_
+
+#define DLPACK_MAJOR_VERSION 1
+#define DLPACK_MINOR_VERSION 1
+
+#ifdef __cplusplus
+#define DLPACK_EXTERN_C extern "C"
+#else
+#define DLPACK_EXTERN_C
+#endif
+
+#if !defined(_WIN32)
+#define DLPACK_DLL
+#elif defined(DLPACK_EXPORTS)
+#define DLPACK_DLL __declspec(dllexport)
+#else
+#define DLPACK_DLL __declspec(dllimport)
+#endif
+
+/* DLManagedTensorVersioned.flags: the memory must not be written; it is a copy, the receiver's alone; each number
+ * of fewer than 8 bits has bytes of its own. */
+#define DLPACK_FLAG_BITMASK_READ_ONLY (1UL << 0UL)
+#define DLPACK_FLAG_BITMASK_IS_COPIED (1UL << 1UL)
+#define DLPACK_FLAG_BITMASK_IS_SUBBYTE_TYPE_PADDED (1UL << 2UL)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  uint32_t major;
+  uint32_t minor;
+} DLPackVersion;
+
+/* Whose memory it is. */
+#ifdef __cplusplus
+typedef enum : int32_t {
+#else
+typedef enum {
+#endif
+  kDLCPU = 1,
+  kDLCUDA = 2,
+  kDLCUDAHost = 3, /* page-locked memory of the CPU */
+  kDLOpenCL = 4,
+  kDLVulkan = 7,
+  kDLMetal = 8,
+  kDLVPI = 9,
+  kDLROCM = 10,
+  kDLROCMHost = 11,
+  kDLExtDev = 12,
+  kDLCUDAManaged = 13,
+  kDLOneAPI = 14,
+  kDLWebGPU = 15,
+  kDLHexagon = 16,
+  kDLMAIA = 17,
+  kDLTrn = 18
+} DLDeviceType;
+
+typedef struct {
+  DLDeviceType device_type;
+  int32_t device_id; /* which of them; 0 for the CPU */
+} DLDevice;
+
+/* DLDataType.code. */
+typedef enum {
+  kDLInt = 0U,
+  kDLUInt = 1U,
+  kDLFloat = 2U, /* of IEEE 754: with 16 bits F16, with 32 F32, with 64 F64 */
+  kDLOpaqueHandle = 3U,
+  kDLBfloat = 4U, /* with 16 bits BF16 */
+  kDLComplex = 5U,
+  kDLBool = 6U,
+  kDLFloat8_e3m4 = 7U,
+  kDLFloat8_e4m3 = 8U,
+  kDLFloat8_e4m3b11fnuz = 9U,
+  kDLFloat8_e4m3fn = 10U,
+  kDLFloat8_e4m3fnuz = 11U,
+  kDLFloat8_e5m2 = 12U,
+  kDLFloat8_e5m2fnuz = 13U,
+  kDLFloat8_e8m0fnu = 14U,
+  kDLFloat6_e2m3fn = 15U,
+  kDLFloat6_e3m2fn = 16U,
+  kDLFloat4_e2m1fn = 17U
+} DLDataTypeCode;
+
+typedef struct {
+  uint8_t code;   /* a DLDataTypeCode */
+  uint8_t bits;   /* of one number */
+  uint16_t lanes; /* numbers in an element: 1 where it is no vector */
+} DLDataType;
+
+/* A tensor in somebody's memory. */
+typedef struct {
+  void *data; /* the first element lies byte_offset behind it */
+  DLDevice device;
+  int32_t ndim;
+  DLDataType dtype;
+  int64_t *shape;   /* ndim sides */
+  int64_t *strides; /* elements, not bytes, from one to the next along each side; NULL: row-major without gaps */
+  uint64_t byte_offset;
+} DLTensor;
+
+/* How libraries hand tensors to each other: whoever receives one calls the deleter, unless it is NULL, when done
+ * with it. lm_ functions take the DLTensor inside, and leave the rest to the caller. */
+typedef struct DLManagedTensor {
+  DLTensor dl_tensor;
+  void *manager_ctx; /* the deleter's own */
+  void (*deleter)(struct DLManagedTensor *self);
+} DLManagedTensor;
+
+/* The same since DLPack 1.0. Of another major version only the deleter may be used. */
+struct DLManagedTensorVersioned {
+  DLPackVersion version;
+  void *manager_ctx;
+  void (*deleter)(struct DLManagedTensorVersioned *self);
+  uint64_t flags; /* DLPACK_FLAG_BITMASK_ */
+  DLTensor dl_tensor;
+};
+typedef struct DLManagedTensorVersioned DLManagedTensorVersioned;
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#endif /* DLPACK_DLPACK_H_ */
 
 /* The version of this header. */
 #define LM_VERSION_MAJOR 0
@@ -806,6 +947,66 @@ lm_status lm_load_memory(const void *data,
 /// LM_ERR_IO when it cannot be written.
 /// Any number of threads on one layer.
 LM_API lm_status lm_save(const lm_layer *layer, const char *path);
+
+
+/*
+ * DLPACK
+ *
+ * Tensors of other libraries, used where they lie: of any of the LM_DTYPE_ types, whatever the layer's, of any
+ * strides and with an offset. DLTensor is the struct in which these libraries describe them; what this header
+ * declares of it steps aside for the standard's own <dlpack/dlpack.h>.
+ */
+
+/// Computes y, the layer's output for every token of x: lm_forward of tensors as other libraries have them. Types
+/// that differ from the layer's arithmetic are converted on their way, outputs to the nearest value; the bits are
+/// otherwise those of lm_forward.
+///
+/// x: (batch, seqlen, d_model), F32, F64, BF16 or F16 (kDLFloat of 32, 64 or 16 bits, kDLBfloat of 16; one lane),
+///    whatever the layer's type is. Strides may be anything, 0 and negative included; NULL stands for those of a
+///    contiguous tensor. data + byte_offset must be aligned to the element; data may be NULL where there is no
+///    token. On the layer's device: for the CPU kDLCPU or kDLCUDAHost, whose device_id is not looked at.
+/// cache: as of lm_forward: NULL for sequences that begin here and are not continued.
+/// y: (batch, seqlen, d_model), of a type and strides of its own; otherwise as x. Every element must have a place of
+///    its own, and no side interleave with another: so does whatever is made of a contiguous tensor by slicing,
+///    reversing and transposing.
+/// stream: for a layer on a GPU, the CUDA stream to work on. Not looked at on the CPU.
+///
+/// A tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
+/// for an F64 layer, else F32), its last side is contiguous, and one stride leads from each token to the next, through
+/// all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of 1, a seqlen of 1. What
+/// is not is converted some hundred tokens at a time.
+///
+/// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
+/// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the
+/// columns of one tensor, or its even and its odd tokens; what cannot be told so is refused.
+///
+/// LM_ERR_SHAPE_MISMATCH for another number of sides, another d_model, or an x and a y of different shapes;
+/// LM_ERR_UNSUPPORTED for another type; LM_ERR_INVALID_ARGUMENT for another device, a negative side, misaligned data,
+/// strides that leave the address space, elements of y in one place, and y overlapping x in part; errors as lm_forward.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+LM_API
+lm_status lm_forward_dlpack(const lm_layer *layer,
+                            const DLTensor *x,
+                            lm_cache *cache,
+                            const DLTensor *y,
+                            void *stream);
+
+/// Computes the next token of every sequence: lm_forward_dlpack with a seqlen of 1, to the bit, of tensors that
+/// do not have that side. Allocates nothing after the first call.
+///
+/// x: (batch, d_model), one token for each sequence of the cache; otherwise as of lm_forward_dlpack.
+/// cache: the state, which moves on by one token.
+/// y: (batch, d_model); otherwise as of lm_forward_dlpack.
+/// stream: as of lm_forward_dlpack.
+///
+/// Errors as lm_forward_dlpack.
+/// Any number of threads on one layer; the cache belongs to this call while it runs.
+LM_API
+lm_status lm_step_dlpack(const lm_layer *layer,
+                         const DLTensor *x,
+                         lm_cache *cache,
+                         const DLTensor *y,
+                         void *stream);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -12,8 +12,7 @@ use ndarray::{ArrayViewMut4, ShapeBuilder};
 use crate::error::{Result, fail};
 use crate::layer::{Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
-use crate::ops::conv::ring_row;
-use crate::ops::{CHANNEL_BLOCK, padded};
+use crate::ops::{CHANNEL_BLOCK, padded, ring_row};
 use crate::tensor::{DType, Element, each_dtype};
 use held::Held;
 

@@ -103,8 +103,21 @@ macro_rules! element {
 }
 element!(f32, F32, |v| v as f32, f64::from);
 element!(f64, F64, |v| v, |v| v);
-element!(bf16, Bf16, bf16::from_f64, bf16::to_f64);
-element!(f16, F16, f16::from_f64, f16::to_f64);
+// Not their own from_f64: it drops the low half of the number before it looks which value is nearest.
+element!(bf16, Bf16, |v| bf16::from_f32(to_odd(v)), bf16::to_f64);
+element!(f16, F16, |v| f16::from_f32(to_odd(v)), f16::to_f64);
+
+/// The f32 that rounds to any narrower type as `value` does: where f32 cannot hold it, the odd one of its neighbours.
+#[inline(always)]
+fn to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let held = f64::from(nearest);
+    if held == value || value.is_nan() {
+        return nearest;
+    }
+    let below = nearest.to_bits() - u32::from(held.abs() > value.abs());
+    f32::from_bits(below | 1)
+}
 
 /// The body with `$T` as the type that a [`DType`] names.
 macro_rules! with_dtype {
@@ -181,4 +194,42 @@ impl TensorViewMut<'_> {
 
 fn strides(strides: &[isize]) -> [isize; 3] {
     [strides[0], strides[1], strides[2]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number next to each other and what lies halfway between them, and a little to both sides of that.
+    fn rounds_to_nearest<T: Element>(of: impl Fn(u16) -> T) {
+        let next = |value: f64, by: i64| f64::from_bits((value.to_bits() as i64 + by) as u64);
+        for bits in 0..=u16::MAX {
+            let (value, above) = (of(bits), of(bits.wrapping_add(1)));
+            let (low, high) = (value.to_f64(), above.to_f64());
+            if !low.is_finite() || !high.is_finite() || bits & 0x7fff == 0x7fff {
+                assert_eq!(T::from_f64(low).to_f64().to_bits(), low.to_bits());
+                continue;
+            }
+            let middle = f64::midpoint(low, high);
+            let even = if bits.is_multiple_of(2) { low } else { high };
+            assert_eq!(T::from_f64(low).to_f64().to_bits(), low.to_bits());
+            assert_eq!(T::from_f64(middle).to_f64(), even, "{middle:e}");
+            for step in [1, 1 << 20, 1 << 29, 1 << 33] {
+                assert_eq!(T::from_f64(next(middle, -step)).to_f64(), low, "{middle:e} - {step}");
+                assert_eq!(T::from_f64(next(middle, step)).to_f64(), high, "{middle:e} + {step}");
+            }
+        }
+        for huge in [1e300, f64::MAX, f64::INFINITY] {
+            assert_eq!(T::from_f64(huge).to_f64(), f64::INFINITY);
+            assert_eq!(T::from_f64(-huge).to_f64(), f64::NEG_INFINITY);
+        }
+        assert_eq!(T::from_f64(-1e-300).to_f64().to_bits(), (-0.0f64).to_bits());
+        assert!(T::from_f64(f64::NAN).to_f64().is_nan());
+    }
+
+    #[test]
+    fn values_become_the_nearest_of_the_type() {
+        rounds_to_nearest(bf16::from_bits);
+        rounds_to_nearest(f16::from_bits);
+    }
 }

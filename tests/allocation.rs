@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use common::layers::random_layer;
 use common::random::Random;
+use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
 use lite_mamba::simd::Isa;
-use lite_mamba::{Cache, Config, Layer, Tokens, Variant, threads};
+use lite_mamba::{Cache, Config, DType, Layer, Tokens, Variant, threads};
 
 /// The system's allocator, and how often it is asked and how much it has given out.
 struct Counting;
@@ -54,9 +55,9 @@ fn peak(call: impl FnOnce()) -> usize {
     PEAK.load(SeqCst) - before
 }
 
-fn layer(variant: Variant, d_model: usize) -> Layer {
+fn layer(variant: Variant, d_model: usize, dtype: DType) -> Layer {
     let conv_dilations = if variant == Variant::Baseline { vec![1] } else { vec![1, 2, 4] };
-    random_layer(&Config { conv_dilations, ..Config::new(variant, d_model) }, Isa::current(), 1)
+    random_layer(&Config { conv_dilations, dtype, ..Config::new(variant, d_model) }, Isa::current(), 1)
 }
 
 // One test: others beside it, and the harness when one ends, would be counted too.
@@ -73,9 +74,19 @@ fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
         for count in [1, 3] {
             threads::set_num_threads(count).unwrap();
             for (d_model, batch) in [(8, 1), (8, 4), (384, 1), (384, 4), (384, 40)] {
-                steps(variant, d_model, batch);
+                steps(variant, d_model, batch, DType::F32, DType::F32);
+            }
+            // Types of the layer and of the state: one that the arithmetic is not in is converted on its way.
+            for (dtype, held) in [
+                (DType::F64, DType::F64),
+                (DType::Bf16, DType::F32),
+                (DType::F16, DType::F16),
+                (DType::F32, DType::Bf16),
+            ] {
+                steps(variant, 40, 3, dtype, held);
             }
             long_sequences(variant);
+            tensors_of_others(variant);
         }
     }
 }
@@ -83,11 +94,38 @@ fn steps_allocate_nothing_and_memory_does_not_grow_with_the_sequence() {
 unsafe extern "C" {
     /// As C sees it: the handles are pointers to a [`Layer`] and a [`Cache`].
     fn lm_step(layer: *const c_void, x: *const f32, cache: *mut c_void, y: *mut f32) -> i32;
+    fn lm_step_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
+    fn lm_forward_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
 }
 
-fn steps(variant: Variant, d_model: usize, batch: usize) {
-    let layer = layer(variant, d_model);
-    let mut cache = Cache::new(&layer, batch, 0).unwrap();
+/// The description of f32 or f64 in memory.
+fn tensor(data: *const c_void, bits: u8, shape: &mut [i64], strides: &mut [i64]) -> DLTensor {
+    DLTensor {
+        data: data.cast_mut(),
+        device: DLDevice { device_type: 1, device_id: 0 },
+        ndim: shape.len() as i32,
+        dtype: DLDataType { code: 2, bits, lanes: 1 },
+        shape: shape.as_mut_ptr(),
+        strides: strides.as_mut_ptr(),
+        byte_offset: 0,
+    }
+}
+
+fn steps(variant: Variant, d_model: usize, batch: usize, dtype: DType, held: DType) {
+    let layer = layer(variant, d_model, dtype);
+    let mut cache = Cache::with_dtype(&layer, batch, held).unwrap();
     let x = Random(1).values(batch * d_model);
     let mut y = vec![0.0; x.len()];
     let mut step = || {
@@ -96,6 +134,11 @@ fn steps(variant: Variant, d_model: usize, batch: usize) {
         let (layer, cache) = (ptr::from_ref(&layer).cast(), ptr::from_mut(&mut cache).cast());
         // SAFETY: handles of the right kinds, and a token of every sequence in `x` and `y`.
         assert_eq!(unsafe { lm_step(layer, x.as_ptr(), cache, y.as_mut_ptr()) }, 0);
+        // The token first, so that they are converted, and in place.
+        let (mut shape, mut strides) = ([batch as i64, d_model as i64], [1, batch as i64]);
+        let both = tensor(y.as_mut_ptr().cast(), 32, &mut shape, &mut strides);
+        // SAFETY: as above.
+        assert_eq!(unsafe { lm_step_dlpack(layer, &both, cache, &both, ptr::null_mut()) }, 0);
     };
     step();
     // The library's threads allocate while they start, which may take them a moment longer than that step.
@@ -103,13 +146,17 @@ fn steps(variant: Variant, d_model: usize, batch: usize) {
         std::thread::sleep(Duration::from_millis(5));
         allocations(|| (0..50).for_each(|_| step())) == 0
     });
-    assert!(settles, "{} of width {d_model}, batch {batch}: steps allocate", variant.name());
+    assert!(
+        settles,
+        "{} {dtype:?} of width {d_model}, batch {batch}, held in {held:?}: steps allocate",
+        variant.name()
+    );
 }
 
 fn long_sequences(variant: Variant) {
     const D_MODEL: usize = 32;
     let growth = |batch: usize, seqlen: usize, cached: bool| {
-        let layer = layer(variant, D_MODEL);
+        let layer = layer(variant, D_MODEL, DType::F32);
         let x = Random(1).values(batch * seqlen * D_MODEL);
         let mut y = vec![0.0; x.len()];
         let mut cache = cached.then(|| Cache::new(&layer, batch, seqlen).unwrap());
@@ -127,4 +174,38 @@ fn long_sequences(variant: Variant) {
     // Nor with the batch, but for the lanes that one block of tokens can touch.
     let [few, many] = [500, 3000].map(|batch| growth(batch, 5, false));
     assert!(many <= few, "{}: {few} bytes for 500 sequences, {many} for 3000", variant.name());
+}
+
+/// Tensors that are used where they lie take no memory; others that of a block of tokens, however long they are.
+fn tensors_of_others(variant: Variant) {
+    const D_MODEL: usize = 32;
+    const BLOCK: usize = 384;
+    let name = variant.name();
+    let growth = |seqlen: usize, bits: u8, wide: usize, is_backwards: bool| {
+        let layer = layer(variant, D_MODEL, DType::F32);
+        let x = vec![0.0f64; seqlen * wide];
+        let mut y = vec![0.0f32; seqlen * D_MODEL];
+        let mut shape = [1, seqlen as i64, D_MODEL as i64];
+        let token = if is_backwards { -(wide as i64) } else { wide as i64 };
+        let (mut of_x, mut of_y) = ([0, token, 1], [0, D_MODEL as i64, 1]);
+        let first = if is_backwards { (seqlen - 1) * wide * usize::from(bits) / 8 } else { 0 };
+        let mut from = tensor(x.as_ptr().cast(), bits, &mut shape, &mut of_x);
+        from.byte_offset = first as u64;
+        let to = tensor(y.as_mut_ptr().cast(), 32, &mut shape, &mut of_y);
+        peak(|| {
+            let layer = ptr::from_ref(&layer).cast();
+            // SAFETY: a layer, and tensors within `x` and `y`.
+            let status = unsafe { lm_forward_dlpack(layer, &from, ptr::null_mut(), &to, ptr::null_mut()) };
+            assert_eq!(status, 0);
+        })
+    };
+    let plain = growth(1000, 32, D_MODEL, false);
+    assert!(growth(8000, 32, D_MODEL + 5, false) <= plain, "{name}: a range of columns is copied");
+    let room = BLOCK * D_MODEL * size_of::<f32>();
+    for (bits, is_backwards) in [(64, false), (32, true)] {
+        let [short, long] = [1000, 8000].map(|seqlen| growth(seqlen, bits, D_MODEL + 5, is_backwards));
+        assert!(short > plain, "{name}: the tokens have to be converted somewhere");
+        assert!(short <= plain + room + 64, "{name}: {short} bytes for a block, {plain} without it");
+        assert!(long <= short, "{name}: {short} bytes for 1000 tokens to convert, {long} for 8000");
+    }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use cbindgen::{Builder, Config};
 
 /// The sections of the header, each a module of `src/ffi`.
-const SECTIONS: [&str; 7] = ["types", "library", "config", "layer", "streaming", "inference", "parameters"];
+const SECTIONS: [&str; 8] =
+    ["types", "library", "config", "layer", "streaming", "inference", "parameters", "dlpack"];
 
 const MACROS: &str = r#"#ifndef LITE_MAMBA_H
 #define LITE_MAMBA_H
@@ -16,6 +17,7 @@ const MACROS: &str = r#"#ifndef LITE_MAMBA_H
 #include <stddef.h>
 #include <stdint.h>
 
+@DLPACK@
 /* The version of this header. */
 #define LM_VERSION_MAJOR @MAJOR@
 #define LM_VERSION_MINOR @MINOR@
@@ -63,10 +65,11 @@ fn header_is_up_to_date() {
     );
 }
 
-/// The conventions (the documentation of `src/ffi/mod.rs`), the types, and one section per module, headed
-/// by that module's documentation.
+/// The conventions (the documentation of `src/ffi/mod.rs`), DLPack's structs, which are no work of cbindgen, and
+/// one section per module, headed by that module's documentation.
 fn generate() -> String {
     let macros = MACROS
+        .replace("@DLPACK@", include_str!("../src/ffi/dlpack.h"))
         .replace("@MAJOR@", env!("CARGO_PKG_VERSION_MAJOR"))
         .replace("@MINOR@", env!("CARGO_PKG_VERSION_MINOR"))
         .replace("@PATCH@", env!("CARGO_PKG_VERSION_PATCH"));

@@ -164,7 +164,7 @@ fn a_buffer_that_is_too_small_is_left_alone() {
     assert_eq!((&longer[..len], &longer[len..]), (&save(&cache)[..], &[0xaa; 3][..]));
 }
 
-/// The files of `tests/saved` were written by version 0.2.0 of this library, and must load for ever.
+/// The files of `tests/saved` were written by version 0.1.0 of this library, and must load for ever.
 /// `LITE_MAMBA_WRITE_SAVED=1 cargo test --test saved` writes those that are not there.
 #[test]
 fn what_earlier_versions_saved_still_loads() {

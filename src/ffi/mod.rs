@@ -42,9 +42,10 @@
 //! be checked. Text, paths included, is NUL-terminated UTF-8.
 //!
 //! Tensors are contiguous and row-major: (batch, seqlen, d_model) means that the last index varies
-//! fastest. A batch or a seqlen of 0 is no error: the call returns LM_OK, reads and writes nothing, and
-//! leaves the state as it was. NaN and infinity in an input are no error either; they flow through as
-//! IEEE 754 says, in the lane of the batch that they belong to and in no other.
+//! fastest. (Those of the functions in _dlpack say themselves how they lie.) A batch or a seqlen of 0 is no
+//! error: the call returns LM_OK, reads and writes nothing, and leaves the state as it was. NaN and infinity
+//! in an input are no error either; they flow through as IEEE 754 says, in the lane of the batch that they
+//! belong to and in no other.
 //!
 //! x and y of one call may be the same buffer, which is then overwritten with the result. Buffers that
 //! overlap in part are LM_ERR_INVALID_ARGUMENT. No other two pointers of a call may overlap.
@@ -106,12 +107,15 @@
 mod arguments;
 mod boundary;
 mod config;
+mod dlpack;
 mod inference;
 mod layer;
 mod library;
 mod parameters;
 mod streaming;
 mod types;
+
+pub use dlpack::{DLDataType, DLDevice, DLTensor, View, view};
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::ptr::{null, null_mut};
 
 use super::boundary;
 use super::config::lm_config_init;
+use super::dlpack::*;
 use super::inference::*;
 use super::layer::*;
 use super::library::lm_set_num_threads;
@@ -75,6 +76,8 @@ fn a_panic_becomes_a_status_and_a_message_in_every_function() {
         lm_load(null(), null(), null(), null_mut());
         lm_load_memory(null(), 0, null(), null(), null_mut());
         lm_save(null(), null());
+        lm_forward_dlpack(null(), null(), null_mut(), null(), null_mut());
+        lm_step_dlpack(null(), null(), null_mut(), null(), null_mut());
     };
     let header = include_str!("../../include/lite_mamba.h");
     let mut declared: Vec<&str> = header

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView3, ArrayViewMut4, Axis, s};
 
-use super::{CHANNEL_BLOCK, padded, view2, view3};
+use super::{CHANNEL_BLOCK, Segment, padded, view2, view3};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 use crate::simd::conv::Branches;
@@ -21,17 +21,6 @@ pub struct DepthwiseConv<T> {
     weight: Buffer<T>,
     /// `[block][branch][channel]`
     bias: Buffer<T>,
-}
-
-/// The tokens of one sequence inside a block of rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Which lane of the state they continue.
-    pub lane: usize,
-    /// Which rows of the block they are.
-    pub rows: Range<usize>,
-    /// Tokens that came before.
-    pub offset: u64,
 }
 
 impl<T: Real> DepthwiseConv<T> {
@@ -125,36 +114,17 @@ impl<T: Real> DepthwiseConv<T> {
         for ((((x, weight), bias), mut history), mut out) in blocks {
             let weight = view3(weight, weight_shape).slice_move(s![branches.clone(), .., ..]);
             let bias = view2(bias, bias_shape).slice_move(s![branches.clone(), ..]);
-            for segment in segments {
-                let mut ring = history.index_axis_mut(Axis(0), segment.lane);
-                let length = ring.nrows();
-                let current = x.slice(s![segment.rows.clone(), ..]);
-                self.isa.dispatch(Branches {
-                    current,
-                    past: ring.view(),
-                    newest: ring_row(segment.offset + length as u64 - 1, length),
-                    weight,
-                    bias,
-                    gates,
-                    dilations,
-                    out: out.slice_mut(s![.., segment.rows.clone(), ..]),
-                });
-                remember(&mut ring, segment.offset, current);
-            }
+            self.isa.dispatch(Branches {
+                segments,
+                current: x,
+                history: history.view_mut(),
+                weight,
+                bias,
+                gates,
+                dilations,
+                out: out.view_mut(),
+            });
         }
-    }
-}
-
-/// Where the input of token `i` lies in a ring of `length` rows.
-pub fn ring_row(i: u64, length: usize) -> usize {
-    (i % length as u64) as usize
-}
-
-/// Writes the last rows of `x`, the inputs of the tokens from `offset`, into the ring.
-fn remember<T: Real>(ring: &mut ArrayViewMut2<T>, offset: u64, x: ArrayView2<T>) {
-    let length = ring.nrows();
-    for t in x.nrows().saturating_sub(length)..x.nrows() {
-        ring.row_mut(ring_row(offset + t as u64, length)).assign(&x.row(t));
     }
 }
 

@@ -13,6 +13,8 @@ pub mod scan;
 #[cfg(test)]
 mod testing;
 
+pub use crate::simd::segment::{Segment, ring_row};
+
 /// Channels side by side in a block: the widest vector of f32.
 pub const CHANNEL_BLOCK: usize = 16;
 

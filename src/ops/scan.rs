@@ -1,8 +1,8 @@
 //! The selective state space model.
 
-use ndarray::{ArrayView2, ArrayViewMut3, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut3, ArrayViewMut4};
 
-use super::conv::Segment;
+use super::Segment;
 use super::{CHANNEL_BLOCK, padded};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
@@ -96,20 +96,18 @@ impl<T: Real> SelectiveScan<T> {
         for (i, (((mut u, mut delta), mut z), mut state)) in blocks.zip(state.outer_iter_mut()).enumerate() {
             let block = first + i;
             let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
-            for segment in segments {
-                let rows = s![segment.rows.clone(), ..];
-                self.isa.dispatch(Scan {
-                    u: u.slice_mut(rows),
-                    delta: delta.slice_mut(rows),
-                    z: z.slice_mut(rows),
-                    b: b.slice(rows),
-                    c: c.slice(rows),
-                    a: &self.a[block * block_len..][..block_len],
-                    delta_bias: &self.delta_bias[channels.clone()],
-                    skip: &self.skip[channels.clone()],
-                    state: state.index_axis_mut(Axis(0), segment.lane),
-                });
-            }
+            self.isa.dispatch(Scan {
+                segments,
+                u: u.view_mut(),
+                delta: delta.view_mut(),
+                z: z.view_mut(),
+                b,
+                c,
+                a: &self.a[block * block_len..][..block_len],
+                delta_bias: &self.delta_bias[channels.clone()],
+                skip: &self.skip[channels],
+                state: state.view_mut(),
+            });
         }
     }
 }
@@ -121,6 +119,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values};
     use crate::ops::{view2, view3_mut, view4_mut};
+    use ndarray::{Axis, s};
 
     const LANES: usize = 3;
     /// The lanes' rows in order; lane 1 has none.

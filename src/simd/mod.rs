@@ -10,6 +10,7 @@ pub mod conv;
 pub mod linear;
 pub mod math;
 pub mod scan;
+pub mod segment;
 pub mod system;
 pub mod team;
 

@@ -1,7 +1,8 @@
 //! The selective scan: softplus, decay, update, output, skip and gate of a block of channels in one pass.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3};
 
+use super::segment::{Segment, rows_of};
 use super::{BlockKernel, Kernel, Many, Real, Simd, math};
 use crate::ops::CHANNEL_BLOCK;
 
@@ -9,10 +10,12 @@ use crate::ops::CHANNEL_BLOCK;
 /// overlap; few enough to stay in L1 until it comes by.
 const TILE_ROWS: usize = 64;
 
-/// For every row t of one block of channels, with the state s carried from row to row:
+/// For every row t of one block of channels, with the state s of its lane carried from row to row:
 ///
 /// δ = softplus(delta + delta_bias); s ← 2^(δ·a) ⊙ s + (δ·u)·b; y = (s·c + skip·u) · silu(z)
 pub struct Scan<'a, T> {
+    /// The sequences, one after the other: which rows and which lane.
+    pub segments: &'a [Segment],
     /// (rows, channels): the input u, and in its place the gated output y.
     pub u: ArrayViewMut2<'a, T>,
     /// (rows, channels): δ before its bias and softplus, and after them when done.
@@ -29,8 +32,8 @@ pub struct Scan<'a, T> {
     pub delta_bias: &'a [T],
     /// D: a value for each channel.
     pub skip: &'a [T],
-    /// (states, channels): the state, read and left as it is after the last row.
-    pub state: ArrayViewMut2<'a, T>,
+    /// (lanes, states, channels): the states, read and left as they are after each sequence's last row.
+    pub state: ArrayViewMut3<'a, T>,
 }
 
 impl<T: Real> Kernel<T> for Scan<'_, T> {
@@ -46,23 +49,29 @@ impl<T: Real> BlockKernel<T> for Scan<'_, T> {
     #[inline(always)]
     fn run_blocks<B: Simd<T>, const G: usize>(mut self, s: B) {
         let (rows, channels) = self.u.dim();
-        let states = self.b.ncols();
+        let (states, lanes) = (self.b.ncols(), self.state.dim().0);
         assert_eq!((B::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
         assert_eq!((self.delta.dim(), self.z.dim()), (self.u.dim(), self.u.dim()));
         assert_eq!((self.b.dim(), self.c.dim()), ((rows, states), (rows, states)));
-        assert_eq!((self.a.len(), self.state.dim()), (channels * states, (states, channels)));
+        assert_eq!((self.a.len(), self.state.dim()), (channels * states, (lanes, states, channels)));
         assert_eq!((self.delta_bias.len(), self.skip.len()), (channels, channels));
         assert!(
             self.u.is_standard_layout() && self.delta.is_standard_layout() && self.z.is_standard_layout()
         );
-        assert!(self.state.is_standard_layout());
+        let strides = self.state.strides();
+        assert!(strides[0] >= 0 && (states < 2 || strides[1] == channels as isize) && strides[2] == 1);
+        let lane_stride = strides[0] as usize;
         for strides in [self.b.strides(), self.c.strides()] {
             assert!(states < 2 || strides[1] == 1);
             assert!(strides[0] >= 0);
         }
-        for start in (0..rows).step_by(TILE_ROWS) {
-            let end = rows.min(start + TILE_ROWS);
-            // SAFETY: the assertions above keep every row, channel and state inside its array.
+        let all = rows_of(self.segments, lanes);
+        assert!(all.end <= rows);
+        let mut segments = self.segments.iter();
+        let (mut sequence_end, mut state) = (0, self.state.as_mut_ptr());
+        for start in all.clone().step_by(TILE_ROWS) {
+            let end = all.end.min(start + TILE_ROWS);
+            // SAFETY: the assertions above keep every row, channel, lane and state inside its array.
             unsafe {
                 let mut t = start;
                 while t + G <= end {
@@ -74,7 +83,13 @@ impl<T: Real> BlockKernel<T> for Scan<'_, T> {
                     t += 1;
                 }
                 for t in start..end {
-                    self.recur::<B, G>(s, t);
+                    while t >= sequence_end
+                        && let Some(segment) = segments.next()
+                    {
+                        sequence_end = segment.rows.end;
+                        state = self.state.as_mut_ptr().add(segment.lane * lane_stride);
+                    }
+                    self.recur::<B, G>(s, t, state);
                 }
             }
         }
@@ -96,9 +111,9 @@ impl<T: Real> Scan<'_, T> {
         }
     }
 
-    /// The recurrence at row `t`, and u ← (s·c + skip·u) · z
+    /// The recurrence at row `t` of the sequence with this state, and u ← (s·c + skip·u) · z
     #[inline(always)]
-    unsafe fn recur<B: Simd<T>, const G: usize>(&mut self, s: B, t: usize) {
+    unsafe fn recur<B: Simd<T>, const G: usize>(&mut self, s: B, t: usize, state: *mut T) {
         let states = self.b.ncols();
         let at = t * CHANNEL_BLOCK;
         // SAFETY: the caller's promise: the row exists.
@@ -110,11 +125,12 @@ impl<T: Real> Scan<'_, T> {
             let mut sums = [s.splat(T::ZERO); G];
             let mut n = 0;
             while n + G <= states {
-                sums = self.advance::<B, G>(s, n, t, delta, delta_u, sums);
+                sums = self.advance::<B, G>(s, n, t, state.add(n * CHANNEL_BLOCK), delta, delta_u, sums);
                 n += G;
             }
             while n < states {
-                [sums[0]] = self.advance::<B, 1>(s, n, t, delta, delta_u, [sums[0]]);
+                let state = state.add(n * CHANNEL_BLOCK);
+                [sums[0]] = self.advance::<B, 1>(s, n, t, state, delta, delta_u, [sums[0]]);
                 n += 1;
             }
             let mut sum = sums[0];
@@ -126,13 +142,15 @@ impl<T: Real> Scan<'_, T> {
         }
     }
 
-    /// `N` states from state `n` at row `t`: s ← 2^(δ·a)·s + (δ·u)·b, giving sums + s·c
+    /// `N` states at `state`, from state `n`, at row `t`: s ← 2^(δ·a)·s + (δ·u)·b, giving sums + s·c
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // registers, all of them
     unsafe fn advance<B: Simd<T>, const N: usize>(
-        &mut self,
+        &self,
         s: B,
         n: usize,
         t: usize,
+        state: *mut T,
         delta: B::V,
         delta_u: B::V,
         sums: [B::V; N],
@@ -147,7 +165,6 @@ impl<T: Real> Scan<'_, T> {
                 b[i] = s.splat(*b_row.add(i));
                 c[i] = s.splat(*c_row.add(i));
             }
-            let state = self.state.as_mut_ptr().add(n * CHANNEL_BLOCK);
             let a = many.load(self.a.as_ptr().add(n * CHANNEL_BLOCK));
             let decay = math::exp2_nonpositive(many, [delta; N], a);
             let next = many.fma(decay, many.load(state), many.mul([delta_u; N], b));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles and runs the C and C++ programs of this directory against an installed library, the prefix given:
-# the shared one, and the static one. CC and CXX name the compilers. Where CI is true nothing is skipped for
-# want of a tool.
+# the shared one, and the static one. CC and CXX name the compilers, DLPACK a directory with dlpack/dlpack.h, where that
+# of tests/c/standard is not to stand for it. Where CI is true nothing is skipped for want of a tool.
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 PREFIX" >&2 && exit 2; }
 prefix=$(cd "$1" && pwd)
@@ -61,6 +61,24 @@ done
 
 "${c[@]}" tests/c/golden.c -o "$built/golden" "${link[@]}"
 
+# The standard's header before ours, where the compiler finds it; before, elsewhere; after, found and not found.
+standard=$(cd "${DLPACK:-tests/c/standard}" && pwd)
+[ -n "${DLPACK:-}" ] || expect=-DEXPECT_STANDARD
+orders=(
+    "alone ${expect:+-DEXPECT_OWN}"
+    "first -I$standard -DDLPACK_FIRST=<dlpack/dlpack.h> ${expect:-}"
+    "first_elsewhere -DDLPACK_FIRST=\"$standard/dlpack/dlpack.h\" ${expect:-}"
+    "last -I$standard -DDLPACK_LAST=<dlpack/dlpack.h> ${expect:-}"
+    "last_elsewhere -DDLPACK_LAST=\"$standard/dlpack/dlpack.h\" ${expect:+-DEXPECT_OWN}"
+)
+for order in "${orders[@]}"; do
+    read -r name flags <<< "$order"
+    # shellcheck disable=SC2086 # several words
+    "${c[@]}" $flags tests/c/dlpack.c -o "$built/dlpack_$name" "${link[@]}"
+    # shellcheck disable=SC2086
+    "${cxx[@]}" $flags -x c++ tests/c/dlpack.c -x none -o "$built/dlpack_cpp_$name" "${link[@]}"
+done
+
 # The README's first program, compiled in its own words.
 cp examples/c/stream.c "$built"
 words=$(sed -n 's/^    \(cc .*\)/\1/p' README.md)
@@ -79,6 +97,7 @@ done
 passed "header alone"
 
 programs=(header header_cpp quickstart arguments behaviour fork {header_cpp,arguments,behaviour,fork}_static)
+programs+=(dlpack_{,cpp_}{alone,first,first_elsewhere,last,last_elsewhere})
 for program in "${programs[@]}"; do
     run "$program" "$built/$program"
 done
@@ -93,7 +112,7 @@ done
 run dlclose "$built/dlclose" "$library"
 
 if command -v valgrind > /dev/null; then
-    for program in arguments behaviour; do
+    for program in arguments behaviour dlpack_alone; do
         run "$program, valgrind" env UNDER_VALGRIND=1 valgrind -q --leak-check=full \
             --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=1 "$built/$program"
     done

@@ -46,6 +46,16 @@ TYPES = {
     "lm_inference_params**": ctypes.POINTER(ctypes.c_void_p),
     "lm_config*": ctypes.POINTER(_abi.Config),
     "lm_tensor_info*": ctypes.POINTER(_abi.TensorInfo),
+    "DLTensor*": ctypes.POINTER(_abi.DLTensor),
+    # Fields of DLPack's structs.
+    "uint8_t": ctypes.c_uint8,
+    "uint16_t": ctypes.c_uint16,
+    "int64_t*": ctypes.POINTER(ctypes.c_int64),
+    "DLDeviceType": ctypes.c_int32,
+    "DLDevice": _abi.DLDevice,
+    "DLDataType": _abi.DLDataType,
+    "DLPackVersion": _abi.DLPackVersion,
+    "DLTensor": _abi.DLTensor,
 }
 
 
@@ -79,8 +89,14 @@ def functions_of(code):
 
 
 def fields_of(code, struct):
-    body = re.search(rf"typedef struct {struct} \{{(.*?)\}} {struct};", code, re.DOTALL).group(1)
+    # With its name before, or behind where it is a typedef, or both.
+    body = re.search(rf"struct {struct} \{{([^{{}}]*)\}}|typedef struct \{{([^{{}}]*)\}} {struct};", code)
+    body = body[1] or body[2]
     for declaration in filter(None, map(str.strip, body.split(";"))):
+        pointed = re.fullmatch(r"void \(\*(\w+)\)\([^)]*\)", declaration)
+        if pointed:
+            yield pointed[1], "void*", None
+            continue
         words, name, length = re.fullmatch(r"(.*?)(\w+)(?:\[(\d+)\])?", declaration, re.DOTALL).groups()
         yield name, c_type(words), length
 
@@ -137,7 +153,18 @@ def test_every_function_is_called():
     assert called | NOT_CALLED.keys() == functions_of(CODE).keys()
 
 
-@pytest.mark.parametrize(("struct", "cls"), [("lm_config", _abi.Config), ("lm_tensor_info", _abi.TensorInfo)])
+@pytest.mark.parametrize(
+    ("struct", "cls"),
+    [
+        ("lm_config", _abi.Config),
+        ("lm_tensor_info", _abi.TensorInfo),
+        ("DLDevice", _abi.DLDevice),
+        ("DLDataType", _abi.DLDataType),
+        ("DLTensor", _abi.DLTensor),
+        ("DLPackVersion", _abi.DLPackVersion),
+        ("DLManagedTensorVersioned", _abi.DLManagedTensorVersioned),
+    ],
+)
 def test_structs_have_the_headers_fields(struct, cls):
     expected = []
     for name, words, length in fields_of(CODE, struct):
@@ -151,6 +178,8 @@ def test_structs_have_the_headers_fields(struct, cls):
 
 def test_versions():
     assert int(re.search(r"define LM_ABI_VERSION (\d+)", CODE).group(1)) == _abi.ABI_VERSION
+    assert int(re.search(r"define DLPACK_MAJOR_VERSION (\d+)", CODE).group(1)) == _abi.DLPACK_MAJOR_VERSION
+    assert f"BITMASK_READ_ONLY (1UL << {_abi.DLPACK_FLAG_BITMASK_READ_ONLY - 1}UL)" in CODE
     assert re.search(r'define LM_VERSION "(.*)"', CODE).group(1) == lite_mamba_native.library_version()
 
 

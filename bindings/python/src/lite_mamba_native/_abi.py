@@ -16,6 +16,8 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
+    c_uint8,
+    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
@@ -128,6 +130,54 @@ class TensorInfo(ctypes.Structure):
     )
 
 
+class DLDevice(ctypes.Structure):
+    """DLPack's `DLDevice`."""
+
+    _fields_ = (("device_type", c_int32), ("device_id", c_int32))
+
+
+class DLDataType(ctypes.Structure):
+    """DLPack's `DLDataType`."""
+
+    _fields_ = (("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16))
+
+
+class DLTensor(ctypes.Structure):
+    """DLPack's `DLTensor`."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("device", DLDevice),
+        ("ndim", c_int32),
+        ("dtype", DLDataType),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", c_uint64),
+    )
+
+
+class DLPackVersion(ctypes.Structure):
+    """DLPack's `DLPackVersion`."""
+
+    _fields_ = (("major", c_uint32), ("minor", c_uint32))
+
+
+class DLManagedTensorVersioned(ctypes.Structure):
+    """DLPack's `DLManagedTensorVersioned`. A `DLManagedTensor` begins with its tensor."""
+
+    _fields_ = (
+        ("version", DLPackVersion),
+        ("manager_ctx", c_void_p),
+        ("deleter", c_void_p),
+        ("flags", c_uint64),
+        ("dl_tensor", DLTensor),
+    )
+
+
+DLPACK_MAJOR_VERSION = 1
+DLPACK_FLAG_BITMASK_READ_ONLY = 1
+
+
 # Handles and numbers cross as bare addresses: their types and sizes are checked before.
 _status = c_int32
 _handle = c_void_p
@@ -135,6 +185,7 @@ _new_handle = POINTER(c_void_p)
 _values = c_void_p
 _config = POINTER(Config)
 _info = POINTER(TensorInfo)
+_tensor = POINTER(DLTensor)
 
 #: Every function: what it returns, then what it takes.
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
@@ -180,4 +231,6 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "lm_load": (_status, c_char_p, c_char_p, _config, _new_handle),
     "lm_load_memory": (_status, _values, c_size_t, c_char_p, _config, _new_handle),
     "lm_save": (_status, _handle, c_char_p),
+    "lm_forward_dlpack": (_status, _handle, _tensor, _handle, _tensor, c_void_p),
+    "lm_step_dlpack": (_status, _handle, _tensor, _handle, _tensor, c_void_p),
 }

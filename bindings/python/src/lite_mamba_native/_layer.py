@@ -6,23 +6,24 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _abi
+from . import _abi, _dlpack
 from ._cache import Cache, InferenceParams
 from ._config import Config, from_c, to_c
 from ._errors import IoError, MissingFileError
 from ._handles import Handle, Owner
 from ._library import check, create, lib
 from ._tensors import Parameters
-from ._values import FloatArray, Input, address, floats, output, text
+from ._values import FloatArray, Input, Output, Shape, address, floats, is_plain, output, text
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_Out = TypeVar("_Out", bound=Output)
 PathLike = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
 
@@ -34,10 +35,14 @@ class Layer(Owner):
 
     Any number of threads may compute with one layer at a time; no call holds the GIL while it computes.
 
-    Arrays are float32. One that is contiguous in C's order is used where it lies; another layout costs one
-    copy, another type is a TypeError. An input may be whatever numpy can view: through DLPack (such as a
-    `torch.Tensor` on the CPU), the buffer protocol or `__array_interface__`, without a copy too. `out` is a
-    numpy array, contiguous and writeable; it may be the input itself.
+    Arrays are float32, float64, bfloat16 or float16 (another type is a TypeError), whatever the layer's type
+    and each of its own. They are read and written where they lie: in whatever layout, and also those of other
+    libraries, through `__dlpack__` (a `torch.Tensor` on the CPU, say), the buffer protocol or
+    `__array_interface__`. Types that differ from the arithmetic (float64 in a float64 layer, else float32)
+    are converted on their way, without a copy of the whole.
+
+    The result is `out`, or without it a new numpy array of the type of the input (float32 for another
+    library's bfloat16, which numpy does not have). `out` may be the input itself.
 
     An array of the wrong shape is a ValueError; what the library finds is a `LiteMambaError`.
     """
@@ -132,14 +137,32 @@ class Layer(Owner):
         """
         self.parameters.load_state_dict(tensors)
 
+    @overload
+    def forward(
+        self,
+        x: Input,
+        cache: Cache | None = ...,
+        *,
+        inference_params: InferenceParams | None = ...,
+        out: _Out,
+    ) -> _Out: ...
+    @overload
+    def forward(
+        self,
+        x: Input,
+        cache: Cache | None = ...,
+        *,
+        inference_params: InferenceParams | None = ...,
+        out: None = ...,
+    ) -> npt.NDArray[Any]: ...
     def forward(
         self,
         x: Input,
         cache: Cache | None = None,
         *,
         inference_params: InferenceParams | None = None,
-        out: FloatArray | None = None,
-    ) -> FloatArray:
+        out: Any = None,
+    ) -> Any:
         """The output for every token of `x`, (batch, seqlen, d_model). `layer(x)` is the same.
 
         Parameters
@@ -150,19 +173,18 @@ class Layer(Owner):
             The sequences continue from its state, whatever their length, and it moves on. Without it they
             begin here and are not continued.
         inference_params
-            In place of a cache: uses the one that is kept there for the layer's `layer_idx`.
+            In place of a cache: uses the one that is kept there for the layer's `layer_idx`. Arrays are then
+            numpy's of float32; an `x` that is not contiguous costs a copy.
         out
             Of the shape of `x`, to be written and returned. May be `x`.
         """
-        x = floats("x", x)
-        shape = x.shape
-        if len(shape) not in (2, 3) or shape[-1] != self._d_model:
-            raise ValueError(
-                f"x has shape {shape}; it must have (batch, seqlen, d_model) or (seqlen, d_model), "
-                f"d_model being {self._d_model}"
-            )
         if cache is not None and inference_params is not None:
             raise TypeError("cache and inference_params cannot be given both")
+        if inference_params is None and not (is_plain(x) and (out is None or is_plain(out))):
+            return self._forward_dlpack(x, cache, out)
+        x = floats("x", x)
+        shape = x.shape
+        self._check_tokens(shape)
         batch = shape[0] if len(shape) == 3 else 1
         out = output("out", out, shape)
         sizes = address(x), batch, shape[-2]
@@ -177,16 +199,43 @@ class Layer(Owner):
                 check(lib.lm_forward(layer, *sizes, None, address(out)))
         return out
 
+    def _forward_dlpack(self, x: Input, cache: Cache | None, out: Any) -> Any:
+        given = _dlpack.readable("x", x)
+        self._check_tokens(given.shape)
+        out = _dlpack.new(given.shape, given) if out is None else out
+        taken = _dlpack.writeable("out", out, given.shape)
+        tensors = given.described(3), taken.described(3)
+        with self._handle.shared as layer:
+            if cache is None:
+                check(lib.lm_forward_dlpack(layer, tensors[0], None, tensors[1], None))
+            else:
+                with cache._handle.exclusive as state:
+                    check(lib.lm_forward_dlpack(layer, tensors[0], state, tensors[1], None))
+        return out
+
+    def _check_tokens(self, shape: Shape) -> None:
+        if len(shape) not in (2, 3) or shape[-1] != self._d_model:
+            raise ValueError(
+                f"x has shape {shape}; it must have (batch, seqlen, d_model) or (seqlen, d_model), "
+                f"d_model being {self._d_model}"
+            )
+
     __call__ = forward
 
+    @overload
+    def step(self, x: Input, cache: Cache, *, lanes: Sequence[int] | None = ..., out: _Out) -> _Out: ...
+    @overload
+    def step(
+        self, x: Input, cache: Cache, *, lanes: Sequence[int] | None = ..., out: None = ...
+    ) -> npt.NDArray[Any]: ...
     def step(
         self,
         x: Input,
         cache: Cache,
         *,
         lanes: Sequence[int] | None = None,
-        out: FloatArray | None = None,
-    ) -> FloatArray:
+        out: Any = None,
+    ) -> Any:
         """The output for the next token of every sequence: `forward` with a seqlen of 1, to the bit.
 
         Parameters
@@ -197,23 +246,38 @@ class Layer(Owner):
             The state, which moves on by one token.
         lanes
             Only these sequences of the cache are due: different numbers in any order. `x` is then
-            (len(lanes), d_model), and the others stay where they are.
+            (len(lanes), d_model), and the others stay where they are. Arrays are then numpy's of float32; an
+            `x` that is not contiguous costs a copy.
         out
             Of the shape of `x`, to be written and returned. May be `x`.
         """
+        if lanes is None and not (is_plain(x) and (out is None or is_plain(out))):
+            return self._step_dlpack(x, cache, out)
         x = floats("x", x)
-        shape, d_model = x.shape, self._d_model
         numbers = None if lanes is None else _lanes(lanes)
         count = cache._batch if numbers is None else numbers.size
-        if shape != (count, d_model) and not (count == 1 and shape == (d_model,)):
-            raise ValueError(f"x has shape {shape}; it must have {(count, d_model)}")
-        out = output("out", out, shape)
+        self._check_token(x.shape, count)
+        out = output("out", out, x.shape)
         with self._handle.shared as layer, cache._handle.exclusive as state:
             if numbers is None:
                 check(lib.lm_step(layer, address(x), state, address(out)))
             else:
                 check(lib.lm_step_lanes(layer, address(x), address(numbers), count, state, address(out)))
         return out
+
+    def _step_dlpack(self, x: Input, cache: Cache, out: Any) -> Any:
+        given = _dlpack.readable("x", x)
+        self._check_token(given.shape, cache._batch)
+        out = _dlpack.new(given.shape, given) if out is None else out
+        taken = _dlpack.writeable("out", out, given.shape)
+        with self._handle.shared as layer, cache._handle.exclusive as state:
+            check(lib.lm_step_dlpack(layer, given.described(2), state, taken.described(2), None))
+        return out
+
+    def _check_token(self, shape: Shape, count: int) -> None:
+        d_model = self._d_model
+        if shape != (count, d_model) and not (count == 1 and shape == (d_model,)):
+            raise ValueError(f"x has shape {shape}; it must have {(count, d_model)}")
 
     def __repr__(self) -> str:
         config = self._config

@@ -25,6 +25,9 @@ class SupportsDLPack(Protocol):
 #: protocol, `__array_interface__` or `__array__`.
 Input = Union[npt.ArrayLike, SupportsDLPack]
 
+#: What an output is written into: a numpy array, or the tensor of another library.
+Output = Union[npt.NDArray[Any], SupportsDLPack]
+
 #: The library's types by the names that numpy and PyTorch give them. `bfloat16` is the type of that name
 #: of the package `ml_dtypes`.
 DTYPES = {
@@ -78,6 +81,14 @@ def output(name: str, out: FloatArray | None, shape: Shape) -> FloatArray:
     if not out.flags.carray:
         raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
     return out
+
+
+def is_plain(array: object) -> bool:
+    """Whether the functions on `float *` can use it as it is: float32 without gaps."""
+    if type(array) is not np.ndarray or array.dtype != _FLOAT32:
+        return False
+    flags = array.flags
+    return bool(flags.c_contiguous and flags.aligned)
 
 
 def address(array: Any) -> Any:
