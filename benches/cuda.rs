@@ -43,10 +43,10 @@ fn microseconds(stream: Stream, times: usize, mut work: impl FnMut()) -> f64 {
             let mut milliseconds = 0.0;
             // SAFETY: events and stream are of the current context.
             unsafe {
-                check(sys::cuEventRecord(events[0], stream));
+                check(sys::cuEventRecord(events[0], stream.handle()));
                 (0..times).for_each(|_| work());
-                check(sys::cuEventRecord(events[1], stream));
-                check(sys::cuStreamSynchronize(stream));
+                check(sys::cuEventRecord(events[1], stream.handle()));
+                check(sys::cuStreamSynchronize(stream.handle()));
                 check(sys::cuEventElapsedTime_v2(&mut milliseconds, events[0], events[1]));
             }
             f64::from(milliseconds) * 1e3 / times as f64
@@ -74,7 +74,10 @@ fn main() {
         println!("not measured: {error}");
         return;
     }
-    println!("{:5} {:5} | forward us  of lowest memory | step in a graph us at batch 1, 8, 32 | enqueueing a step, host us", "", "");
+    println!(
+        "{:5} {:5} | forward us  of lowest memory | step in a graph us at batch 1, 8, 32 | enqueueing a step, host us",
+        "", ""
+    );
     for case in CASES.iter().filter(|case| wanted(case.name)) {
         for (label, storage, math) in [
             ("f32", Storage::F32, Math::Default),
@@ -106,9 +109,11 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let rows = batch * seqlen;
     let x = random(engine.gpu(), storage, rows.max(32) * d_model);
     let y = Memory::zeroed(engine.gpu(), "y", x.bytes()).expect("memory");
-    let mut stream: Stream = null_mut();
+    let mut handle = null_mut();
     // SAFETY: the pointer is to a local; a context is current.
-    check(unsafe { sys::cuStreamCreate(&mut stream, 1) });
+    check(unsafe { sys::cuStreamCreate(&mut handle, 1) });
+    // SAFETY: just made, destroyed below.
+    let stream = unsafe { Stream::of(handle.cast()) };
 
     let enqueue = |batch: usize, seqlen: usize, state: Option<&State>| {
         let tokens = |memory: &Memory| DeviceTokens {
@@ -128,8 +133,11 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let weights = 3 * d_model * e + e * (dims.dt_rank + 2 * dims.d_state) + e * dims.dt_rank;
     let lowest = storage.size() * (weights + rows * (2 * d_model + 2 * e));
     let used = memory_in_use() - before + 2 * storage.size() * rows * d_model - 2 * x.bytes();
-    let forward =
-        if once { 0.0 } else { microseconds(stream, if rows > 1000 { 5 } else { 20 }, || enqueue(batch, seqlen, None)) };
+    let forward = if once {
+        0.0
+    } else {
+        microseconds(stream, if rows > 1000 { 5 } else { 20 }, || enqueue(batch, seqlen, None))
+    };
 
     let mut steps = Vec::new();
     let mut host = 0.0;
@@ -141,7 +149,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
             continue;
         }
         let started = Instant::now();
-        const STEPS: usize = 200;
+        const STEPS: usize = 50; // fewer than the driver's queue holds
         (0..STEPS).for_each(|_| enqueue(batch, 1, Some(&state)));
         host = started.elapsed().as_secs_f64() * 1e6 / STEPS as f64;
         gpu.synchronize().expect("no failure");
@@ -149,11 +157,11 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
         // SAFETY: handles made and used in order; what is captured outlives the graph.
         unsafe {
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
-            check(sys::cuStreamBeginCapture_v2(stream, mode));
+            check(sys::cuStreamBeginCapture_v2(handle, mode));
             enqueue(batch, 1, Some(&state));
-            check(sys::cuStreamEndCapture(stream, &mut graph));
+            check(sys::cuStreamEndCapture(handle, &mut graph));
             check(sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
-            steps.push(microseconds(stream, 100, || check(sys::cuGraphLaunch(executable, stream))));
+            steps.push(microseconds(stream, 100, || check(sys::cuGraphLaunch(executable, handle))));
             check(sys::cuGraphExecDestroy(executable));
             check(sys::cuGraphDestroy(graph));
         }
@@ -165,7 +173,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
         used >> 20
     );
     // SAFETY: nothing uses the stream any more.
-    check(unsafe { sys::cuStreamDestroy_v2(stream) });
+    check(unsafe { sys::cuStreamDestroy_v2(handle) });
 }
 
 /// Values around ±1, as they are stored.
@@ -178,10 +186,10 @@ fn random(gpu: &'static cuda::Gpu, storage: Storage, count: usize) -> Memory {
     let memory = Memory::zeroed(gpu, "x", count * storage.size()).expect("memory");
     if storage == Storage::F32 {
         let values: Vec<f32> = (0..count).map(|_| next()).collect();
-        memory.write(null_mut(), &values).expect("room");
+        memory.write(Stream::DEFAULT, &values).expect("room");
     } else {
         let values: Vec<u16> = (0..count).map(|_| half::bf16::from_f32(next()).to_bits()).collect();
-        memory.write(null_mut(), &values).expect("room");
+        memory.write(Stream::DEFAULT, &values).expect("room");
     }
     gpu.synchronize().expect("no failure");
     memory

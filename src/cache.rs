@@ -573,13 +573,15 @@ impl Cache {
 
 #[cfg(feature = "cuda")]
 impl Cache {
-    /// [`Cache::with_state`] of a cache on a device, which a call that fails leaves undefined as well.
-    pub(crate) fn with_device_state(&mut self, call: impl FnOnce(&crate::cuda::State) -> Result<()>) -> Result<()> {
+    /// [`Cache::with_state`] of a cache on a device, which a call leaves undefined that fails after it has begun.
+    pub(crate) fn with_device_state(
+        &mut self,
+        call: impl FnOnce(&crate::cuda::State) -> Result<()>,
+    ) -> Result<()> {
         let Held::Device(held) = &self.state else { unreachable!("check_fits has told where the layer is") };
-        self.poisoned = true;
-        call(&held.state)?;
-        self.poisoned = false;
-        Ok(())
+        let result = call(&held.state);
+        self.poisoned = held.state.is_undefined();
+        result
     }
 }
 

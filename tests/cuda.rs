@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::ptr::null_mut;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{from_mut, from_ref, null_mut};
 
 use common::golden;
 use common::layers::{self, bits, oracle, parameter, random_layer};
@@ -13,6 +14,7 @@ use common::{relative_error, relative_error_f32, widen};
 use cudarc::driver::sys;
 use half::{bf16, f16};
 use lite_mamba::cuda::{self, Calls, DeviceTokens, Engine, Memory, Part, State, Storage, Stream};
+use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
 use lite_mamba::simd::Isa;
 use lite_mamba::{Cache, Config, DType, Device, ErrorKind, Layer, Tokens, Variant};
 
@@ -73,7 +75,14 @@ fn forward(engine: &Engine, x: &[f32], calls: Calls<'_>, state: Option<&State>) 
     y
 }
 
-fn chunked(engine: &Engine, x: &[f32], batch: usize, d_model: usize, lengths: &[usize], state: &State) -> Vec<f32> {
+fn chunked(
+    engine: &Engine,
+    x: &[f32],
+    batch: usize,
+    d_model: usize,
+    lengths: &[usize],
+    state: &State,
+) -> Vec<f32> {
     let sequence = x.len() / batch;
     let mut y = vec![f32::NAN; x.len()];
     let mut start = 0;
@@ -143,7 +152,14 @@ fn forward_step_and_states_are_the_references() {
         near("forward", &forward(&engine, x, Calls::uniform(batch, seqlen), None));
         let odd: Vec<usize> = [1, 2, 1, 5, 17, 64, 3].into_iter().cycle().take(7 * seqlen).collect();
         let mut left = seqlen;
-        let odd: Vec<usize> = odd.into_iter().map(|n| { let n = n.min(left); left -= n; n }).collect();
+        let odd: Vec<usize> = odd
+            .into_iter()
+            .map(|n| {
+                let n = n.min(left);
+                left -= n;
+                n
+            })
+            .collect();
         for (what, chunks) in [("one call", vec![seqlen]), ("chunks", odd), ("steps", vec![1; seqlen])] {
             let lanes = engine.new_state(batch).unwrap();
             near(what, &chunked(&engine, x, batch, d_model, &chunks, &lanes));
@@ -196,7 +212,8 @@ fn random_layers_of_every_type() {
 #[test]
 #[ignore = "needs a GPU"]
 fn lengths_where_blocks_and_chunks_end() {
-    let sizes = [(1, 5001), (3, 1500), (9, 700), (2100, 1), (700, 3), (1, 2048), (1, 2049), (5, 1023), (40, 129)];
+    let sizes =
+        [(1, 5001), (3, 1500), (9, 700), (2100, 1), (700, 3), (1, 2048), (1, 2049), (5, 1023), (40, 129)];
     for variant in Variant::ALL {
         let config = Config {
             conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![1, 3, 8] },
@@ -238,7 +255,10 @@ fn sequences_of_their_own_lengths_in_lanes_of_their_own() {
         let engine = engine(&layer, Storage::F32);
         let lengths = [5, 0, 1, 700, 64, 3000, 2, 0, 90];
         let starts: Vec<usize> = std::iter::once(0)
-            .chain(lengths.iter().scan(0, |sum, n| { *sum += n; Some(*sum) }))
+            .chain(lengths.iter().scan(0, |sum, n| {
+                *sum += n;
+                Some(*sum)
+            }))
             .collect();
         let x = Random(4).values(starts[lengths.len()] * 12);
         let order = [8, 7, 0, 2, 1, 3, 6, 5, 4];
@@ -246,11 +266,14 @@ fn sequences_of_their_own_lengths_in_lanes_of_their_own() {
         let calls = Calls { count: 9, seqlen: 0, starts: Some(&starts), lanes: Some(&order) };
         let without = forward(&engine, &x, Calls { lanes: None, ..calls }, None);
         for _ in 0..2 {
-            let before: Vec<State> = order.iter().map(|&lane| {
-                let mut own = engine.new_state(1).unwrap();
-                own.copy_lane(0, Some(&lanes), lane).unwrap();
-                own
-            }).collect();
+            let before: Vec<State> = order
+                .iter()
+                .map(|&lane| {
+                    let mut own = engine.new_state(1).unwrap();
+                    own.copy_lane(0, Some(&lanes), lane).unwrap();
+                    own
+                })
+                .collect();
             let first = before.iter().all(|own| own.seen_tokens().unwrap() == [0]);
             let y = forward(&engine, &x, calls, Some(&lanes));
             for (i, own) in before.iter().enumerate() {
@@ -325,7 +348,7 @@ fn states_are_set_cleared_copied() {
 /// A device tensor of f32 tokens.
 fn upload(engine: &Engine, values: &[f32]) -> Memory {
     let memory = Memory::zeroed(engine.gpu(), "a test", size_of_val(values)).unwrap();
-    memory.write(null_mut(), values).unwrap();
+    memory.write(Stream::DEFAULT, values).unwrap();
     engine.gpu().synchronize().unwrap();
     memory
 }
@@ -334,12 +357,16 @@ fn download(engine: &Engine, memory: &Memory) -> Vec<f32> {
     engine.gpu().synchronize().unwrap();
     let mut values = vec![f32::NAN; memory.bytes() / 4];
     let _current = engine.gpu().enter().unwrap();
-    memory.read(null_mut(), 0, &mut values).unwrap();
+    memory.read(Stream::DEFAULT, 0, &mut values).unwrap();
     values
 }
 
 fn tensor(memory: &Memory, seqlen: usize, d_model: usize) -> DeviceTokens {
-    DeviceTokens { address: memory.address(), dtype: DType::F32, strides: [(seqlen * d_model) as i64, d_model as i64, 1] }
+    DeviceTokens {
+        address: memory.address(),
+        dtype: DType::F32,
+        strides: [(seqlen * d_model) as i64, d_model as i64, 1],
+    }
 }
 
 #[test]
@@ -362,7 +389,7 @@ fn device_tensors_of_any_strides_and_types() {
         let tokens = |memory: &Memory| DeviceTokens { address: memory.address(), dtype: DType::F32, strides };
         let calls = Calls::uniform(batch, seqlen);
         // SAFETY: tensors of this device and size.
-        unsafe { engine.enqueue([tokens(&from), tokens(&to)], calls, None, null_mut()) }.unwrap();
+        unsafe { engine.enqueue([tokens(&from), tokens(&to)], calls, None, Stream::DEFAULT) }.unwrap();
         let y = download(&engine, &to);
         for (i, &expected) in expected.iter().enumerate() {
             let (b, t, d) = (i / 60, i / 6 % 10, i % 6);
@@ -384,32 +411,39 @@ fn a_captured_step_is_a_step_at_every_replay() {
         let (from, to) = (upload(&engine, &x[..batch * 64]), upload(&engine, &vec![0.0; batch * 64]));
         let tensors = [tensor(&from, 1, 64), tensor(&to, 1, 64)];
         let current = engine.gpu().enter().unwrap();
-        let mut stream: Stream = null_mut();
+        let mut handle = null_mut();
         let mut graph = null_mut();
         let mut executable = null_mut();
         let ok = sys::CUresult::CUDA_SUCCESS;
         // SAFETY: handles made and used in order; the tensors outlive the graph.
         unsafe {
-            assert_eq!(sys::cuStreamCreate(&mut stream, 1), ok);
+            assert_eq!(sys::cuStreamCreate(&mut handle, 1), ok);
+            let stream = Stream::of(handle.cast());
             let calls = Calls::uniform(batch, 1);
             engine.enqueue(tensors, calls, Some(&engine.new_state(batch).unwrap()), stream).unwrap();
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
-            assert_eq!(sys::cuStreamBeginCapture_v2(stream, mode), ok);
+            assert_eq!(sys::cuStreamBeginCapture_v2(handle, mode), ok);
             engine.enqueue(tensors, calls, Some(&captured), stream).unwrap();
-            assert_eq!(sys::cuStreamEndCapture(stream, &mut graph), ok);
+            assert_eq!(sys::cuStreamEndCapture(handle, &mut graph), ok);
             assert_eq!(sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0), ok);
         }
         assert_eq!(captured.seen_tokens().unwrap(), vec![0; batch]);
+        // SAFETY: made above.
+        let stream = unsafe { Stream::of(handle.cast()) };
         for (i, x) in x.chunks(batch * 64).enumerate() {
             from.write(stream, x).unwrap();
             // SAFETY: as above.
-            unsafe { assert_eq!(sys::cuGraphLaunch(executable, stream), ok) };
+            unsafe { assert_eq!(sys::cuGraphLaunch(executable, handle), ok) };
             let y = download(&engine, &to);
-            assert_eq!(bits(&y), bits(&forward(&engine, x, Calls::uniform(batch, 1), Some(&direct))), "step {i}");
+            assert_eq!(
+                bits(&y),
+                bits(&forward(&engine, x, Calls::uniform(batch, 1), Some(&direct))),
+                "step {i}"
+            );
         }
         assert_eq!(captured.seen_tokens().unwrap(), vec![20; batch]);
         // SAFETY: nothing uses the stream any more.
-        unsafe { assert_eq!(sys::cuStreamDestroy_v2(stream), ok) };
+        unsafe { assert_eq!(sys::cuStreamDestroy_v2(handle), ok) };
         drop(current);
     }
 }
@@ -417,7 +451,11 @@ fn a_captured_step_is_a_step_at_every_replay() {
 #[test]
 #[ignore = "needs a GPU"]
 fn threads_share_a_layer() {
-    let layer = random_layer(&Config { conv_dilations: vec![1, 4], ..Config::new(Variant::Dpwc, 32) }, Isa::current(), 3);
+    let layer = random_layer(
+        &Config { conv_dilations: vec![1, 4], ..Config::new(Variant::Dpwc, 32) },
+        Isa::current(),
+        3,
+    );
     let engines: Vec<Engine> = (0..cuda::available().unwrap())
         .map(|device_index| {
             let config = Config { device_index, ..layer.config().clone() };
@@ -489,7 +527,8 @@ fn a_layer_on_a_gpu_is_a_layer() {
         (Variant::Baseline, DType::F16, 1e-2),
     ] {
         let dilations = if variant == Variant::Baseline { vec![1] } else { vec![2, 5] };
-        let config = Config { conv_dilations: dilations, dtype, bias: true, seed: 5, ..Config::new(variant, 20) };
+        let config =
+            Config { conv_dilations: dilations, dtype, bias: true, seed: 5, ..Config::new(variant, 20) };
         let host = random_layer(&config, Isa::current(), 9);
         let mut device = Layer::new(&Config { device: Device::Cuda, ..config.clone() }).unwrap();
         assert_eq!(device.dims(), host.dims());
@@ -507,7 +546,8 @@ fn a_layer_on_a_gpu_is_a_layer() {
         near(&layers::forward(&device, &x, 3, None), &expected, "forward");
         near(&layers::forward_in_place(&device, &x, 3, None), &expected, "forward in place");
 
-        let (mut on_host, mut on_device) = (Cache::new(&host, 3, 0).unwrap(), Cache::new(&device, 3, 0).unwrap());
+        let (mut on_host, mut on_device) =
+            (Cache::new(&host, 3, 0).unwrap(), Cache::new(&device, 3, 0).unwrap());
         let expected = layers::chunked(&host, &x, 3, &[7, 1, 22], &mut on_host);
         near(&layers::chunked(&device, &x, 3, &[7, 1, 22], &mut on_device), &expected, "chunks");
         assert_eq!(on_device.seqlen_offset(), 30);
@@ -524,7 +564,10 @@ fn a_layer_on_a_gpu_is_a_layer() {
         on_device.save(&mut saved).unwrap();
         let mut moved = Cache::load(&host, &saved).unwrap();
         for info in on_host.states() {
-            assert_eq!(bits(&layers::state(&moved, &info.name)), bits(&layers::state(&on_device, &info.name)));
+            assert_eq!(
+                bits(&layers::state(&moved, &info.name)),
+                bits(&layers::state(&on_device, &info.name))
+            );
         }
         let mut back = Cache::load(&device, &saved).unwrap();
         let expected = layers::forward(&device, &x, 3, Some(&mut on_device));
@@ -536,11 +579,13 @@ fn a_layer_on_a_gpu_is_a_layer() {
         let mut y = vec![f32::NAN; x.len()];
         device.forward_varlen(Tokens::Separate { x: &x, y: &mut y }, &cu_seqlens, Some(&mut back)).unwrap();
         let mut expected = vec![f32::NAN; x.len()];
-        host.forward_varlen(Tokens::Separate { x: &x, y: &mut expected }, &cu_seqlens, Some(&mut moved)).unwrap();
+        host.forward_varlen(Tokens::Separate { x: &x, y: &mut expected }, &cu_seqlens, Some(&mut moved))
+            .unwrap();
         near(&y, &expected, "sequences of their own lengths");
         let lanes = [2, 0];
         device.step_lanes(Tokens::Separate { x: &x[..40], y: &mut y[..40] }, &lanes, &mut back).unwrap();
-        host.step_lanes(Tokens::Separate { x: &x[..40], y: &mut expected[..40] }, &lanes, &mut moved).unwrap();
+        host.step_lanes(Tokens::Separate { x: &x[..40], y: &mut expected[..40] }, &lanes, &mut moved)
+            .unwrap();
         near(&y[..40], &expected[..40], "lanes");
         back.reset_lane(2).unwrap();
         back.copy_lane_within(0, 2).unwrap();
@@ -549,5 +594,110 @@ fn a_layer_on_a_gpu_is_a_layer() {
         back.reset();
         let error = Cache::with_dtype(&device, 1, DType::Bf16).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}
+
+unsafe extern "C" {
+    // As C sees them: the handles are pointers to a `Layer` and a `Cache`.
+    fn lm_forward_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
+    fn lm_step_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
+    fn lm_last_error() -> *const c_char;
+    fn lm_build_info() -> *const c_char;
+    fn lm_cuda_available() -> bool;
+}
+
+fn text(string: *const c_char) -> String {
+    // SAFETY: a message of the library, copied before the thread's next call.
+    unsafe { CStr::from_ptr(string) }.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_can_be_used_is_told() {
+    // SAFETY: no arguments.
+    let (info, available) = unsafe { (text(lm_build_info()), lm_cuda_available()) };
+    assert_eq!(available, cuda::available().is_ok());
+    assert!(info.contains(if available { "CUDA on" } else { "CUDA not usable: " }), "{info}");
+}
+
+/// The device tensors of other libraries, through C.
+#[test]
+#[ignore = "needs a GPU"]
+fn device_tensors_of_other_libraries() {
+    let config =
+        Config { device: Device::Cuda, conv_dilations: vec![1, 3], ..Config::new(Variant::Ptcn, 12) };
+    let layer = Layer::new(&config).unwrap();
+    let gpu = cuda::Gpu::get(0).unwrap();
+    let (batch, seqlen) = (2, 9);
+    let x = Random(3).values(batch * seqlen * 12);
+    let expected = layers::forward(&layer, &x, batch, None);
+    let upload = |values: &[f32]| {
+        let memory = Memory::zeroed(gpu, "a test", size_of_val(values)).unwrap();
+        memory.write(Stream::DEFAULT, values).unwrap();
+        gpu.synchronize().unwrap();
+        memory
+    };
+    let (from, to) = (upload(&x), upload(&vec![f32::NAN; x.len()]));
+    let mut shape = [batch as i64, seqlen as i64, 12];
+    let mut steps = [(seqlen * 12) as i64, 12];
+    let tensor = |memory: &Memory, shape: *mut i64, ndim: i32| DLTensor {
+        data: memory.address() as *mut c_void,
+        device: DLDevice { device_type: 2, device_id: 0 },
+        ndim,
+        dtype: DLDataType { code: 2, bits: 32, lanes: 1 },
+        shape,
+        strides: null_mut(),
+        byte_offset: 0,
+    };
+    let (mut x_tensor, y_tensor) = (tensor(&from, shape.as_mut_ptr(), 3), tensor(&to, shape.as_mut_ptr(), 3));
+    let handle = from_ref(&layer).cast();
+    let download = || {
+        let mut y = vec![f32::NAN; x.len()];
+        to.read(Stream::DEFAULT, 0, &mut y).unwrap();
+        y
+    };
+    // SAFETY: handles of the right kinds, tensors of this device that live.
+    unsafe {
+        assert_eq!(lm_forward_dlpack(handle, &x_tensor, null_mut(), &y_tensor, null_mut()), 0);
+        assert_eq!(bits(&download()), bits(&expected));
+
+        // Steps read and write one token of each sequence where it lies.
+        let mut cache = Cache::new(&layer, batch, 0).unwrap();
+        let mut of_step = [batch as i64, 12];
+        let mut stepped = vec![0.0; x.len()];
+        for t in 0..seqlen {
+            let step = |memory: &Memory, shape: *mut i64, strides: *mut i64| DLTensor {
+                strides,
+                byte_offset: (t * 12 * 4) as u64,
+                ..tensor(memory, shape, 2)
+            };
+            let x = step(&from, of_step.as_mut_ptr(), steps.as_mut_ptr());
+            let y = step(&to, of_step.as_mut_ptr(), steps.as_mut_ptr());
+            let cache = from_mut(&mut cache).cast();
+            assert_eq!(lm_step_dlpack(handle, &x, cache, &y, null_mut()), 0, "{}", text(lm_last_error()));
+        }
+        stepped.copy_from_slice(&download());
+        assert!(relative_error_f32(&stepped, &expected) < 1e-5);
+        assert_eq!(cache.seqlen_offset(), seqlen as u64);
+
+        for (change, word) in [
+            ((1, 0), "x->device is kDLCPU (1), number 0; the layer's is kDLCUDA (2), number 0"),
+            ((2, 1), "x->device is kDLCUDA (2), number 1"),
+        ] {
+            x_tensor.device = DLDevice { device_type: change.0, device_id: change.1 };
+            assert_eq!(lm_forward_dlpack(handle, &x_tensor, null_mut(), &y_tensor, null_mut()), 3);
+            assert!(text(lm_last_error()).contains(word), "{}", text(lm_last_error()));
+        }
     }
 }

@@ -210,7 +210,8 @@ impl DeviceState {
         let (dims, histories) = (&self.shape.dims, super::ring_lengths(self.shape.variant, &self.shape.dims));
         let (channels, states) = (dims.d_inner, dims.d_state);
         let histories = histories.into_iter().enumerate();
-        let histories = histories.map(move |(index, len)| (cuda::Part::History { index, len }, channels * len));
+        let histories =
+            histories.map(move |(index, len)| (cuda::Part::History { index, len }, channels * len));
         histories.chain([(cuda::Part::Ssm, channels * states)])
     }
 

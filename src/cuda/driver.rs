@@ -14,8 +14,27 @@ use cudarc::driver::sys::{self, CUresult};
 use super::kernels::{Kernel, Storage};
 use crate::error::{Error, ErrorKind, Result, fail};
 
-/// A stream of the driver: null is the legacy default one.
-pub type Stream = sys::CUstream;
+/// A stream of the driver, on a device and not destroyed while in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream(sys::CUstream);
+
+impl Stream {
+    /// The legacy default one, of whichever device is current.
+    pub const DEFAULT: Stream = Stream(null_mut());
+
+    /// A caller's, `cudaStream_t` or `CUstream`.
+    ///
+    /// # Safety
+    /// It is a stream, of the device that it is used with, and lives as long as it is used.
+    pub unsafe fn of(handle: *mut c_void) -> Stream {
+        Stream(handle.cast())
+    }
+
+    /// The driver's handle.
+    pub fn handle(self) -> sys::CUstream {
+        self.0
+    }
+}
 
 /// The oldest driver that takes the kernels' PTX, 12.0.
 const MIN_DRIVER: c_int = 12_000;
@@ -147,7 +166,9 @@ impl Gpu {
         let get = |attribute| {
             let mut value = 0;
             // SAFETY: as above.
-            check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+            check("cuDeviceGetAttribute", unsafe {
+                sys::cuDeviceGetAttribute(&mut value, attribute, device)
+            })?;
             Ok(value)
         };
         let capability = (
@@ -161,8 +182,7 @@ impl Gpu {
         let multiprocessors = get(attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         // SAFETY: as above. The context is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
-        let mut gpu =
-            Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors };
+        let mut gpu = Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors };
         let _current = gpu.enter()?;
         let mut module = null_mut();
         // SAFETY: the image is PTX that ends in a zero.
@@ -247,7 +267,7 @@ impl Gpu {
                 block[1],
                 1,
                 0,
-                stream,
+                stream.0,
                 parameters.as_mut_ptr(),
                 null_mut(),
             )
@@ -282,7 +302,7 @@ impl Memory {
             }
             status => check("cuMemAlloc", status)?,
         }
-        memory.fill_zero(null_mut())?;
+        memory.fill_zero(Stream::DEFAULT)?;
         gpu.synchronize()?;
         Ok(memory)
     }
@@ -316,14 +336,21 @@ impl Memory {
         }
         let _current = self.gpu.enter()?;
         // SAFETY: within the allocation.
-        check("cuMemset", unsafe { sys::cuMemsetD8Async(self.address + start as u64, 0, bytes, stream) })
+        check("cuMemset", unsafe { sys::cuMemsetD8Async(self.address + start as u64, 0, bytes, stream.0) })
     }
 
     /// Enqueues a copy of `bytes` from `start` on to here, of memory of the same device.
     ///
     /// # Errors
     /// `Cuda`
-    pub fn copy_part(&self, stream: Stream, start: usize, from: &Memory, from_start: usize, bytes: usize) -> Result<()> {
+    pub fn copy_part(
+        &self,
+        stream: Stream,
+        start: usize,
+        from: &Memory,
+        from_start: usize,
+        bytes: usize,
+    ) -> Result<()> {
         assert!(start <= self.bytes && bytes <= self.bytes - start);
         assert!(from_start <= from.bytes && bytes <= from.bytes - from_start);
         if bytes == 0 {
@@ -332,7 +359,12 @@ impl Memory {
         let _current = self.gpu.enter()?;
         // SAFETY: within both allocations.
         check("cuMemcpy", unsafe {
-            sys::cuMemcpyDtoDAsync_v2(self.address + start as u64, from.address + from_start as u64, bytes, stream)
+            sys::cuMemcpyDtoDAsync_v2(
+                self.address + start as u64,
+                from.address + from_start as u64,
+                bytes,
+                stream.0,
+            )
         })
     }
 
@@ -348,7 +380,7 @@ impl Memory {
         let _current = self.gpu.enter()?;
         // SAFETY: within the allocation. The driver has copied pageable memory when it returns.
         check("cuMemcpyHtoD", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(self.address, values.as_ptr().cast(), size_of_val(values), stream)
+            sys::cuMemcpyHtoDAsync_v2(self.address, values.as_ptr().cast(), size_of_val(values), stream.0)
         })
     }
 
@@ -367,7 +399,7 @@ impl Memory {
                     values.as_mut_ptr().cast(),
                     self.address + start as u64,
                     bytes,
-                    stream,
+                    stream.0,
                 )
             })?;
         }
@@ -398,7 +430,7 @@ impl Plain for u64 {}
 /// `Cuda`: also of anything that failed on it before.
 pub fn synchronize(stream: Stream) -> Result<()> {
     // SAFETY: a stream of the current context, or null.
-    check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream) })
+    check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream.0) })
 }
 
 /// A stream of our own, that waits for no other.
@@ -420,11 +452,11 @@ impl OwnStream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the pointer is to a local.
         check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, flags) })?;
-        Ok(OwnStream { gpu, stream })
+        Ok(OwnStream { gpu, stream: Stream(stream) })
     }
 
-    /// The handle.
-    pub fn handle(&self) -> Stream {
+    /// The stream.
+    pub fn stream(&self) -> Stream {
         self.stream
     }
 }
@@ -433,7 +465,7 @@ impl Drop for OwnStream {
     fn drop(&mut self) {
         if let Ok(_current) = self.gpu.enter() {
             // SAFETY: ours, and not destroyed before.
-            unsafe { sys::cuStreamDestroy_v2(self.stream) };
+            unsafe { sys::cuStreamDestroy_v2(self.stream.0) };
         }
     }
 }
@@ -443,6 +475,7 @@ impl Drop for OwnStream {
 /// # Errors
 /// `Cuda` naming it where it is too large.
 pub fn int(what: &str, value: usize) -> Result<i32> {
-    i32::try_from(value)
-        .map_err(|_| Error::new(ErrorKind::Cuda, format!("{what} is {value}; on a GPU it must be below 2^31")))
+    i32::try_from(value).map_err(|_| {
+        Error::new(ErrorKind::Cuda, format!("{what} is {value}; on a GPU it must be below 2^31"))
+    })
 }

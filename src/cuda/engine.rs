@@ -97,7 +97,7 @@ impl Started<'_> {
     /// `Cuda`; the state is then undefined.
     pub fn finish(self, y: &mut [f32]) -> Result<()> {
         let Started { engine, own } = self;
-        own.1.tokens[2].read(own.0.handle(), 0, y)?;
+        own.1.tokens[2].read(own.0.stream(), 0, y)?;
         engine.workspaces.put_back(own);
         Ok(())
     }
@@ -207,7 +207,7 @@ impl Engine {
         }
         let current = self.gpu.enter()?;
         let mut own = self.workspaces.take()?;
-        let (stream, workspace) = (own.0.handle(), &mut own.1);
+        let (stream, workspace) = (own.0.stream(), &mut own.1);
         let Workspace { tokens: [typed, _, floats], retired, .. } = workspace;
         let is_direct = self.storage == Storage::F32;
         retired.grow(self.gpu, floats, size_of_val(x))?;
@@ -222,6 +222,9 @@ impl Engine {
             self.copy(stream, as_floats, as_stored, [1, calls.rows()])?;
         }
         self.run(&current, stream, workspace, [address; 2], calls, state)?;
+        if let Some(state) = state {
+            state.set_undefined(false);
+        }
         if !is_direct {
             self.copy(stream, as_stored, as_floats, [1, calls.rows()])?;
         }
@@ -265,6 +268,9 @@ impl Engine {
             self.copy(stream, x, self.contiguous(addresses[0], self.storage, calls), sides)?;
         }
         self.run(&current, stream, workspace, addresses, calls, state)?;
+        if let Some(state) = state {
+            state.set_undefined(false);
+        }
         if !is_direct[1] {
             self.copy(stream, self.contiguous(addresses[1], self.storage, calls), y, sides)?;
         }
@@ -346,9 +352,20 @@ impl Engine {
                     seqlen: 0,
                     first_lane: first as i32,
                 };
-                let block =
-                    Block { count: last - first, seqlen, rows: block_rows, contiguous: true, sequences, state };
-                self.block(stream, workspace, tokens.map(|address| Rows::new(address, self.dims.d_model)), &block)?;
+                let block = Block {
+                    count: last - first,
+                    seqlen,
+                    rows: block_rows,
+                    contiguous: true,
+                    sequences,
+                    state,
+                };
+                self.block(
+                    stream,
+                    workspace,
+                    tokens.map(|address| Rows::new(address, self.dims.d_model)),
+                    &block,
+                )?;
             }
             first = last;
         }
@@ -426,7 +443,13 @@ impl Engine {
     }
 
     /// One block of rows, stage by stage.
-    fn block(&self, stream: Stream, workspace: &mut Workspace, [x, y]: [Rows; 2], block: &Block<'_>) -> Result<()> {
+    fn block(
+        &self,
+        stream: Stream,
+        workspace: &mut Workspace,
+        [x, y]: [Rows; 2],
+        block: &Block<'_>,
+    ) -> Result<()> {
         let p = &self.parameters;
         let Dims { d_inner, d_state, dt_rank, branches, .. } = self.dims;
         let rows = block.rows;
@@ -442,6 +465,9 @@ impl Engine {
         if self.variant == Variant::Dpwc {
             retired.grow(self.gpu, apart, bytes(branches * d_inner)?)?;
         }
+        if let Some(state) = block.state {
+            state.set_undefined(true);
+        }
         let products = (products.address(), products.bytes());
         let [xz, u, apart, projected] = [xz, u, apart, projected].map(|memory| memory.address());
         let apply = |linear: &Linear, x: Rows, y: Rows, shape: [usize; 2]| {
@@ -456,7 +482,17 @@ impl Engine {
         let both = Rows { address: xz, stride: width, batch_stride: block.seqlen * width };
         if let Some(state) = self.steps(block) {
             let apart = Rows::new(apart, branches * d_inner);
-            return self.step(stream, block, state, [x, y], both, apart, Rows::new(u, d_inner), projected, products);
+            return self.step(
+                stream,
+                block,
+                state,
+                [x, y],
+                both,
+                apart,
+                Rows::new(u, d_inner),
+                projected,
+                products,
+            );
         }
         apply(&p.in_proj(), x, both, as_tokens)?;
 
@@ -645,9 +681,12 @@ impl Engine {
             channels: channels as i32,
             ring_len,
         };
-        let grid = [channels.div_ceil(32), (ring_len as usize).min(block.seqlen).div_ceil(WARPS), block.count];
+        let grid =
+            [channels.div_ceil(32), (ring_len as usize).min(block.seqlen).div_ceil(WARPS), block.count];
         // SAFETY: as above.
-        unsafe { self.gpu.launch(stream, Kernel::History, self.storage, grid, [32, WARPS as u32], &arguments) }
+        unsafe {
+            self.gpu.launch(stream, Kernel::History, self.storage, grid, [32, WARPS as u32], &arguments)
+        }
     }
 
     /// The scan: `u` becomes y.
@@ -666,8 +705,8 @@ impl Engine {
         let pairs = d_state == 16 && d_inner.is_multiple_of(2) && block.sequences.starts == 0;
         let (summary, scan, channels) = match d_state {
             16 if pairs => (Kernel::Summary16, Kernel::Scan16, THREADS / 2),
-            ..=16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, THREADS / 4),
-            ..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, THREADS / 16),
+            0..=16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, THREADS / 4),
+            17..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, THREADS / 16),
             _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, THREADS / 16),
         };
         let blocks = d_inner.div_ceil(channels);
@@ -694,7 +733,9 @@ impl Engine {
             unsafe { self.gpu.launch(stream, summary, self.storage, grid, threads, &arguments) }?;
         }
         // SAFETY: as above.
-        unsafe { self.gpu.launch(stream, scan, self.storage, [blocks, chunks, block.count], threads, &arguments) }
+        unsafe {
+            self.gpu.launch(stream, scan, self.storage, [blocks, chunks, block.count], threads, &arguments)
+        }
     }
 
     /// What a scan takes that is one chunk.

@@ -1,7 +1,6 @@
 //! The parameters of a layer on a device, and their values by state-dict name.
 
 use std::collections::BTreeMap;
-use std::ptr::null_mut;
 
 use half::{bf16, f16};
 
@@ -95,7 +94,8 @@ impl Parameters {
     pub fn zeroed(gpu: &'static Gpu, storage: Storage, config: &Config, dims: &Dims) -> Result<Parameters> {
         let Dims { d_model, d_inner, d_state, d_conv, dt_rank, branches, .. } = *dims;
         let matrix = |what, sides, bias| Matrix::zeroed(gpu, storage, what, sides, bias);
-        let floats = |what, sizes: &[usize]| Memory::zeroed(gpu, what, product(what, &[4, product(what, sizes)?])?);
+        let floats =
+            |what, sizes: &[usize]| Memory::zeroed(gpu, what, product(what, &[4, product(what, sizes)?])?);
         let dilations: Vec<i32> = (config.conv_dilations.iter())
             .map(|&dilation| super::driver::int("a dilation", dilation))
             .collect::<Result<_>>()?;
@@ -116,7 +116,11 @@ impl Parameters {
             dt_proj: matrix("dt_proj", [d_inner, dt_rank], false)?,
             out_proj: matrix("out_proj", [d_model, d_inner], config.bias)?,
             conv_weight: floats("the convolutions", &[branches, d_conv, d_inner])?,
-            conv_bias: if config.conv_bias { Some(floats("the convolutions", &[branches, d_inner])?) } else { None },
+            conv_bias: if config.conv_bias {
+                Some(floats("the convolutions", &[branches, d_inner])?)
+            } else {
+                None
+            },
             gates: floats("conv_gates", &[branches])?,
             dilations: floats("conv_dilations", &[branches])?,
             a: floats("A_log", &[d_inner, d_state])?,
@@ -124,8 +128,8 @@ impl Parameters {
             delta_bias: floats("dt_proj", &[d_inner])?,
             originals: BTreeMap::new(),
         };
-        parameters.dilations.write(null_mut(), &dilations)?;
-        parameters.gates.write(null_mut(), &vec![1.0_f32; branches])?;
+        parameters.dilations.write(Stream::DEFAULT, &dilations)?;
+        parameters.gates.write(Stream::DEFAULT, &vec![1.0_f32; branches])?;
         gpu.synchronize()?;
         Ok(parameters)
     }
@@ -179,7 +183,8 @@ impl Parameters {
                 strides: [matrix.inputs, 1],
             }
         };
-        let vector = |memory, storage, start, len| Place { memory, storage, start, sides: [1, len], strides: [0, 1] };
+        let vector =
+            |memory, storage, start, len| Place { memory, storage, start, sides: [1, len], strides: [0, 1] };
         let bias_of = |matrix: &'a Matrix| {
             let memory = matrix.bias.as_ref().expect("listed where there is one");
             vector(memory, self.storage, 0, matrix.outputs)
@@ -231,7 +236,7 @@ impl Parameters {
         self.gpu.synchronize()?;
         let staged = Memory::zeroed(self.gpu, name, size_of_val(out))?;
         self.copy(&place, &staged, false)?;
-        staged.read(null_mut(), 0, out)
+        staged.read(Stream::DEFAULT, 0, out)
     }
 
     /// Writes the parameter of a canonical name, when all work on the device is done; `values` has its length.
@@ -247,7 +252,7 @@ impl Parameters {
         };
         if let Some(place) = self.place(name) {
             let staged = Memory::zeroed(self.gpu, name, size_of_val(values))?;
-            staged.write(null_mut(), &rounded)?;
+            staged.write(Stream::DEFAULT, &rounded)?;
             self.copy(&place, &staged, true)?;
         } else {
             self.originals.insert(name.to_owned(), rounded);
@@ -255,11 +260,11 @@ impl Parameters {
                 "A_log" => {
                     let scaled = |v: &f32| (-f64::from(*v).exp() * std::f64::consts::LOG2_E) as f32;
                     let a: Vec<f32> = self.originals[name].iter().map(scaled).collect();
-                    self.a.write(null_mut(), &a)?;
+                    self.a.write(Stream::DEFAULT, &a)?;
                 }
                 "conv_gates" => {
                     let gates: Vec<f32> = self.softmax().into_iter().map(|gate| gate as f32).collect();
-                    self.gates.write(null_mut(), &gates)?;
+                    self.gates.write(Stream::DEFAULT, &gates)?;
                     self.mix_pointwise_bias()?;
                 }
                 _ => self.mix_pointwise_bias()?,
@@ -293,9 +298,14 @@ impl Parameters {
         }
         let mixed: Vec<f32> = mixed.into_iter().map(|v| v as f32).collect();
         let staged = Memory::zeroed(self.gpu, "pw_conv1d_layers", size_of_val(&mixed[..]))?;
-        staged.write(null_mut(), &mixed)?;
-        let place =
-            Place { memory: bias, storage: self.storage, start: 0, sides: [1, self.d_inner], strides: [0, 1] };
+        staged.write(Stream::DEFAULT, &mixed)?;
+        let place = Place {
+            memory: bias,
+            storage: self.storage,
+            start: 0,
+            sides: [1, self.d_inner],
+            strides: [0, 1],
+        };
         self.copy(&place, &staged, true)
     }
 
@@ -329,7 +339,7 @@ impl Parameters {
         };
         let _current = self.gpu.enter()?;
         // SAFETY: both tensors are as large as their sides say.
-        unsafe { copy(self.gpu, null_mut(), &arguments) }?;
+        unsafe { copy(self.gpu, Stream::DEFAULT, &arguments) }?;
         self.gpu.synchronize()
     }
 }

@@ -185,7 +185,7 @@ impl Products {
                 &plan.algorithm,
                 pointer(workspace.0),
                 workspace.1,
-                stream.cast(),
+                stream.handle().cast(),
             )
         })
     }

@@ -1,9 +1,9 @@
 //! The streaming state of a layer on a device: f32 whatever the layer stores, positions and counts included, so that
 //! a captured graph moves it on at every replay.
 
-use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::driver::{Gpu, Memory, int};
+use super::driver::{Gpu, Memory, Stream, int};
 use crate::error::{Result, fail};
 use crate::layer::{Dims, Variant};
 use crate::memory::product;
@@ -27,6 +27,8 @@ pub struct State {
     lens: Memory,
     /// (lanes), u64
     seen: Memory,
+    /// A call has begun to change it, and not come to its end.
+    undefined: AtomicBool,
 }
 
 /// A tensor of the state.
@@ -70,10 +72,11 @@ impl State {
             positions: memory(&[4, ring_lens.len(), lanes])?,
             lens: memory(&[4, ring_lens.len()])?,
             seen: memory(&[8, lanes])?,
+            undefined: AtomicBool::new(false),
             ring_lens,
         };
         let lens: Vec<u32> = state.ring_lens.iter().map(|&len| len as u32).collect();
-        state.lens.write(null_mut(), &lens)?;
+        state.lens.write(Stream::DEFAULT, &lens)?;
         gpu.synchronize()?;
         Ok(state)
     }
@@ -86,6 +89,15 @@ impl State {
     /// The device it is on.
     pub fn gpu(&self) -> &'static Gpu {
         self.gpu
+    }
+
+    /// Whether a call failed when it had begun to change the state. [`State::reset`] makes it defined again.
+    pub fn is_undefined(&self) -> bool {
+        self.undefined.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_undefined(&self, undefined: bool) {
+        self.undefined.store(undefined, Ordering::Relaxed);
     }
 
     /// Number of histories.
@@ -129,7 +141,7 @@ impl State {
     pub fn seen_tokens(&self) -> Result<Vec<u64>> {
         self.gpu.synchronize()?;
         let mut seen = vec![0; self.lanes];
-        self.seen.read(null_mut(), 0, &mut seen)?;
+        self.seen.read(Stream::DEFAULT, 0, &mut seen)?;
         Ok(seen)
     }
 
@@ -140,12 +152,12 @@ impl State {
     pub fn set_seen_tokens(&mut self, seen: &[u64]) -> Result<()> {
         assert_eq!(seen.len(), self.lanes);
         self.gpu.synchronize()?;
-        self.seen.write(null_mut(), seen)?;
+        self.seen.write(Stream::DEFAULT, seen)?;
         self.gpu.synchronize()
     }
 
     /// Enqueues forgetting all.
-    pub(super) fn enqueue_reset(&self, stream: super::Stream) -> Result<()> {
+    pub(super) fn enqueue_reset(&self, stream: Stream) -> Result<()> {
         for memory in self.rings.iter().chain([&self.ssm, &self.positions, &self.seen]) {
             memory.fill_zero(stream)?;
         }
@@ -158,16 +170,18 @@ impl State {
     /// `Cuda`
     pub fn reset(&mut self) -> Result<()> {
         self.gpu.synchronize()?;
-        self.enqueue_reset(null_mut())?;
-        self.gpu.synchronize()
+        self.enqueue_reset(Stream::DEFAULT)?;
+        self.gpu.synchronize()?;
+        self.set_undefined(false);
+        Ok(())
     }
 
     /// The tensors that hold something for each lane: bytes of a lane, and how often all lanes come.
     fn by_lane(&self) -> impl Iterator<Item = (&Memory, usize, usize)> {
         let rings = self.rings.iter().map(|ring| (ring, 1));
-        rings.chain([(&self.ssm, 1), (&self.positions, self.rings.len()), (&self.seen, 1)]).map(
-            |(memory, times)| (memory, memory.bytes() / times.max(1) / self.lanes.max(1), times),
-        )
+        rings
+            .chain([(&self.ssm, 1), (&self.positions, self.rings.len()), (&self.seen, 1)])
+            .map(|(memory, times)| (memory, memory.bytes() / times.max(1) / self.lanes.max(1), times))
     }
 
     /// Forgets what one lane has seen.
@@ -179,7 +193,7 @@ impl State {
         self.gpu.synchronize()?;
         for (memory, bytes, times) in self.by_lane() {
             for time in 0..times {
-                memory.fill_zero_part(null_mut(), (time * self.lanes + lane) * bytes, bytes)?;
+                memory.fill_zero_part(Stream::DEFAULT, (time * self.lanes + lane) * bytes, bytes)?;
             }
         }
         self.gpu.synchronize()
@@ -200,7 +214,7 @@ impl State {
                 let to = (time * self.lanes + lane) * bytes;
                 let at = (time * from.lanes + from_lane) * bytes;
                 if !(std::ptr::eq(memory, source) && to == at) {
-                    memory.copy_part(null_mut(), to, source, at, bytes)?;
+                    memory.copy_part(Stream::DEFAULT, to, source, at, bytes)?;
                 }
             }
         }
@@ -215,7 +229,7 @@ impl State {
         self.gpu.synchronize()?;
         let copy = |memory: &Memory| {
             let copy = Memory::zeroed(self.gpu, "the cache", memory.bytes())?;
-            copy.copy_part(null_mut(), 0, memory, 0, memory.bytes())?;
+            copy.copy_part(Stream::DEFAULT, 0, memory, 0, memory.bytes())?;
             Ok(copy)
         };
         let state = State {
@@ -225,6 +239,7 @@ impl State {
             positions: copy(&self.positions)?,
             lens: copy(&self.lens)?,
             seen: copy(&self.seen)?,
+            undefined: AtomicBool::new(false),
             ..*self
         };
         self.gpu.synchronize()?;
@@ -239,7 +254,7 @@ impl State {
         self.check_len(part, out.len())?;
         self.gpu.synchronize()?;
         match part {
-            Part::Ssm => self.ssm.read(null_mut(), 0, out),
+            Part::Ssm => self.ssm.read(Stream::DEFAULT, 0, out),
             Part::History { index, len } => {
                 let ring = self.read_ring(index)?;
                 self.for_each(index, len, |in_ring, at| out[at] = ring[in_ring])
@@ -255,11 +270,11 @@ impl State {
         self.check_len(part, values.len())?;
         self.gpu.synchronize()?;
         match part {
-            Part::Ssm => self.ssm.write(null_mut(), values)?,
+            Part::Ssm => self.ssm.write(Stream::DEFAULT, values)?,
             Part::History { index, len } => {
                 let mut ring = self.read_ring(index)?;
                 self.for_each(index, len, |in_ring, at| ring[in_ring] = values[at])?;
-                self.rings[index].write(null_mut(), &ring)?;
+                self.rings[index].write(Stream::DEFAULT, &ring)?;
             }
         }
         self.gpu.synchronize()
@@ -279,14 +294,14 @@ impl State {
 
     fn read_ring(&self, index: usize) -> Result<Vec<f32>> {
         let mut ring = vec![0.0; self.rings[index].bytes() / 4];
-        self.rings[index].read(null_mut(), 0, &mut ring)?;
+        self.rings[index].read(Stream::DEFAULT, 0, &mut ring)?;
         Ok(ring)
     }
 
     /// Calls `visit` with where each of the last `len` inputs is in the ring, and in (lanes, channels, len).
     fn for_each(&self, index: usize, len: usize, mut visit: impl FnMut(usize, usize)) -> Result<()> {
         let mut positions = vec![0_u32; self.lanes];
-        self.positions.read(null_mut(), index * self.lanes * 4, &mut positions)?;
+        self.positions.read(Stream::DEFAULT, index * self.lanes * 4, &mut positions)?;
         let slots = self.ring_lens[index];
         for (lane, &position) in positions.iter().enumerate() {
             for i in 0..len {

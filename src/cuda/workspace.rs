@@ -113,7 +113,7 @@ impl Workspaces {
     /// `Cuda`
     pub fn of(&self, stream: Stream) -> Result<Arc<Mutex<Workspace>>> {
         const PER_THREAD: usize = 2;
-        let handle = stream as usize;
+        let handle = stream.handle() as usize;
         let name = (handle, (handle == PER_THREAD).then(|| std::thread::current().id()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(workspace) = streams.get(&name) {

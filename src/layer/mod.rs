@@ -68,7 +68,7 @@ pub struct Layer {
 /// Where the parameters are, with what computes there.
 #[derive(Debug)]
 enum Home {
-    Host(AnyModel),
+    Host(Box<AnyModel>),
     #[cfg(feature = "cuda")]
     Device(Box<cuda::Engine>),
 }
@@ -78,7 +78,7 @@ impl Home {
         match config.device {
             #[cfg(feature = "cuda")]
             Device::Cuda => Ok(Home::Device(Box::new(cuda::Engine::new(config, dims)?))),
-            _ => Ok(Home::Host(AnyModel::zeroed(config, dims, isa)?)),
+            _ => Ok(Home::Host(Box::new(AnyModel::zeroed(config, dims, isa)?))),
         }
     }
 }
@@ -220,7 +220,9 @@ impl Layer {
     pub fn get_parameter<T: Element>(&self, name: &str, out: &mut [T]) -> Result<()> {
         let info = self.find(name, out.len())?;
         match &self.home {
-            Home::Host(model) => each_dtype!(AnyModel, model, model => model.parameters.get(&info.name, out)),
+            Home::Host(model) => {
+                each_dtype!(AnyModel, &**model, model => model.parameters.get(&info.name, out))
+            }
             #[cfg(feature = "cuda")]
             Home::Device(engine) => {
                 let mut values = vec![0.0; out.len()];
@@ -240,7 +242,7 @@ impl Layer {
         let info = self.find(name, values.len())?.clone();
         match &mut self.home {
             Home::Host(model) => {
-                each_dtype!(AnyModel, model, model => model.parameters.set(&info.name, values))
+                each_dtype!(AnyModel, &mut **model, model => model.parameters.set(&info.name, values))
             }
             #[cfg(feature = "cuda")]
             Home::Device(engine) => {
@@ -385,10 +387,38 @@ impl Layer {
         let _default = DefaultFpEnv::enter();
         match &self.home {
             Home::Host(model) => {
-                each_dtype!(AnyModel, model, model => self.call_model(model, &mut tensors, &sequences, cache.take()))
+                each_dtype!(AnyModel, &**model, model => self.call_model(model, &mut tensors, &sequences, cache.take()))
             }
             #[cfg(feature = "cuda")]
             Home::Device(engine) => self.call_device(engine, &mut tensors, &sequences, cache),
+        }
+    }
+
+    /// Puts a call on a stream of the device that the layer is on.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`].
+    ///
+    /// # Safety
+    /// As [`cuda::Engine::enqueue`].
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn enqueue(
+        &self,
+        tokens: [cuda::DeviceTokens; 2],
+        [batch, seqlen]: [usize; 2],
+        cache: Option<&mut Cache>,
+        stream: cuda::Stream,
+    ) -> Result<()> {
+        let Some(engine) = self.engine() else { unreachable!("asked before") };
+        let calls = cuda::Calls::uniform(batch, seqlen);
+        match cache {
+            Some(cache) => {
+                cache.check_fits(self, batch)?;
+                // SAFETY: the caller's promise.
+                cache.with_device_state(|state| unsafe { engine.enqueue(tokens, calls, Some(state), stream) })
+            }
+            // SAFETY: the caller's promise.
+            None => unsafe { engine.enqueue(tokens, calls, None, stream) },
         }
     }
 
