@@ -650,7 +650,7 @@ fn device_tensors_of_other_libraries() {
     };
     let (from, to) = (upload(&x), upload(&vec![f32::NAN; x.len()]));
     let mut shape = [batch as i64, seqlen as i64, 12];
-    let mut steps = [(seqlen * 12) as i64, 12];
+    let mut steps = [(seqlen * 12) as i64, 1];
     let tensor = |memory: &Memory, shape: *mut i64, ndim: i32| DLTensor {
         data: memory.address() as *mut c_void,
         device: DLDevice { device_type: 2, device_id: 0 },

@@ -41,6 +41,9 @@ const MIN_DRIVER: c_int = 12_000;
 /// What the kernels are compiled for.
 const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 
+/// The most shared memory that a kernel asks for: two blocks of it fit on a multiprocessor.
+pub const MAX_SHARED: u32 = 80 << 10;
+
 static PTX: &str = concat!(include_str!("kernels/layer.ptx"), "\0");
 
 /// How many devices there are, if the driver, a device and cuBLASLt are.
@@ -194,6 +197,14 @@ impl Gpu {
                 // SAFETY: the module is loaded, the name a C string.
                 let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
                 check("cuModuleGetFunction", status)?;
+                if *kernel == Kernel::ConvTile {
+                    let attribute =
+                        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    // SAFETY: the function has just been found.
+                    let status =
+                        unsafe { sys::cuFuncSetAttribute(*function, attribute, MAX_SHARED as c_int) };
+                    check("cuFuncSetAttribute", status)?;
+                }
             }
             gpu.functions.insert(kernel.name(), functions);
         }
@@ -252,6 +263,28 @@ impl Gpu {
         block: [u32; 2],
         arguments: &A,
     ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_with(stream, kernel, storage, grid, block, 0, arguments) }
+    }
+
+    /// The same with `shared` bytes of shared memory for each block, [`MAX_SHARED`] at most.
+    ///
+    /// # Errors
+    /// `Cuda`
+    ///
+    /// # Safety
+    /// As [`Gpu::launch`].
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn launch_with<A>(
+        &self,
+        stream: Stream,
+        kernel: Kernel,
+        storage: Storage,
+        grid: [usize; 3],
+        block: [u32; 2],
+        shared: u32,
+        arguments: &A,
+    ) -> Result<()> {
         let function = self.functions[kernel.name()][storage as usize];
         // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
         let [x, y, z] = grid.map(|side| side as u32);
@@ -266,7 +299,7 @@ impl Gpu {
                 block[0],
                 block[1],
                 1,
-                0,
+                shared,
                 stream.0,
                 parameters.as_mut_ptr(),
                 null_mut(),

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use super::driver::{Current, Gpu, OwnStream, Stream, available, int};
+use super::driver::{Current, Gpu, MAX_SHARED, OwnStream, Stream, available, int};
 use super::kernels::{
-    Address, ConvArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, StepArgs, StepScanArgs, Storage,
+    Address, ConvArgs, ConvTileArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, StepArgs,
+    StepScanArgs, Storage,
 };
 use super::parameters::{self, Parameters};
 use super::product::{FEW_ROWS, Linear, Products, Rows};
@@ -654,21 +655,37 @@ impl Engine {
         apart: usize,
     ) -> Result<()> {
         let channels = self.dims.d_inner;
-        let arguments = self.conv_args(block, branches, history, x, out, apart);
+        let arguments = self.conv_args(block, branches.clone(), history, x, out, apart);
         let ConvArgs { ring, ring_len, positions, .. } = arguments;
         const WARPS: usize = 8;
-        let (tokens, four_tokens) = (block.seqlen.div_ceil(8 * WARPS), block.seqlen.div_ceil(4 * WARPS));
-        let vectors = channels.div_ceil(32 * 4);
-        let enough = vectors * four_tokens * block.count >= self.gpu.multiprocessors() as usize;
-        let (kernel, grid, warps) = match block.seqlen {
-            1 => (Kernel::ConvToken, [channels.div_ceil(32), 1, block.count], 1),
-            _ if channels.is_multiple_of(4) && enough => {
-                (Kernel::ConvVector, [vectors, four_tokens, block.count], WARPS)
-            }
-            _ => (Kernel::Conv, [channels.div_ceil(32), tokens, block.count], WARPS),
-        };
+        const ROW_BYTES: usize = 128 * 4;
+        const TILE_TOKENS: usize = 64;
+        let span = (self.dims.d_conv - 1) * self.dilations[branches].iter().copied().max().unwrap_or(0);
+        let tiles = [channels.div_ceil(128), block.seqlen.div_ceil(TILE_TOKENS), block.count];
+        let shared = (span + TILE_TOKENS).saturating_mul(ROW_BYTES);
+        let fits = channels.is_multiple_of(4) && shared <= MAX_SHARED as usize;
         // SAFETY: tensors of the workspace and the state, as large as the block says.
-        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, [32, warps as u32], &arguments) }?;
+        unsafe {
+            if block.seqlen == 1 {
+                let grid = [channels.div_ceil(32), 1, block.count];
+                self.gpu.launch(stream, Kernel::ConvToken, self.storage, grid, [32, 1], &arguments)?;
+            } else if fits && tiles.iter().product::<usize>() >= self.gpu.multiprocessors() as usize {
+                let arguments = ConvTileArgs { conv: arguments, span: span as i32 };
+                let threads = [32, WARPS as u32];
+                self.gpu.launch_with(
+                    stream,
+                    Kernel::ConvTile,
+                    self.storage,
+                    tiles,
+                    threads,
+                    shared as u32,
+                    &arguments,
+                )?;
+            } else {
+                let grid = [channels.div_ceil(32), block.seqlen.div_ceil(8 * WARPS), block.count];
+                self.gpu.launch(stream, Kernel::Conv, self.storage, grid, [32, WARPS as u32], &arguments)?;
+            }
+        }
         if block.seqlen == 1 || ring == 0 {
             return Ok(());
         }

@@ -72,7 +72,7 @@ macro_rules! kernels {
 
 kernels! {
     Conv "conv"
-    ConvVector "conv_vector"
+    ConvTile "conv_tile"
     ConvToken "conv_token"
     History "history"
     Scan16 "scan_16"
@@ -137,6 +137,14 @@ pub struct ConvArgs {
     pub taps: i32,
     pub branches: i32,
     pub ring_len: i32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct ConvTileArgs {
+    pub conv: ConvArgs,
+    pub span: i32,
 }
 
 #[derive(Clone, Copy, Debug)]

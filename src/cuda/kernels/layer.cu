@@ -235,6 +235,87 @@ template <typename T, int V, int TOKENS> __device__ __forceinline__ void conv(co
     }
 }
 
+// The same for TILE_TOKENS tokens of 128 channels a block, whose inputs are first brought together in shared memory, in
+// f32, with the `span` rows before them: every tap then reads at a fixed distance from one address.
+const int TILE_TOKENS = 64, TILE_WARPS = 8;
+
+struct ConvTileArgs {
+    ConvArgs conv;
+    int span; // of the longest branch: (taps - 1) dilation
+};
+
+template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &a, int span) {
+    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32)
+    const int TOKENS = TILE_TOKENS / TILE_WARPS;
+    const int channel = (blockIdx.x * 32 + threadIdx.x) * 4;
+    const bool exists = channel < a.channels;
+    const Sequence sequence = sequence_of(a.sequences, blockIdx.z);
+    const int first = blockIdx.y * TILE_TOKENS;
+    if (first >= sequence.len) return;
+    const T *x = static_cast<const T *>(a.x) + sequence.row * a.x_stride + channel;
+    const float *ring = a.ring ? a.ring + i64(sequence.lane) * a.ring_len * a.channels + channel : nullptr;
+    const int position = a.ring ? a.positions[sequence.lane] : 0;
+#pragma unroll 4
+    for (int i = threadIdx.y; i < span + TILE_TOKENS; i += TILE_WARPS) {
+        const int token = first - span + i;
+        float value[4] = {};
+        if (exists && token >= 0 && token < sequence.len) {
+            load<4>(x + token * a.x_stride, value);
+        } else if (exists && ring && token < 0) {
+            int slot = position + token;
+            if (slot < 0) slot += a.ring_len;
+            load<4>(ring + i64(slot) * a.channels, value);
+        }
+        rows[i * 32 + threadIdx.x] = make_float4(value[0], value[1], value[2], value[3]);
+    }
+    __syncthreads();
+
+    const int own = threadIdx.y * TOKENS;
+    if (!exists || first + own >= sequence.len) return;
+    T *out = static_cast<T *>(a.out) + (sequence.row + first + own) * a.out_stride + channel;
+    float sum[TOKENS][4] = {};
+    for (int branch = 0; branch < a.branches; ++branch) {
+        const float *weight = a.weight + i64(branch) * a.taps * a.channels + channel;
+        float bias[4] = {};
+        if (a.bias) load<4>(a.bias + i64(branch) * a.channels + channel, bias);
+        float acc[TOKENS][4];
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i)
+#pragma unroll
+            for (int v = 0; v < 4; ++v) acc[i][v] = bias[v];
+        const int dilation = a.dilations[branch];
+        const float4 *from = rows + (span + own - (a.taps - 1) * dilation) * 32 + threadIdx.x;
+#pragma unroll 2
+        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32, weight += a.channels) {
+            float w[4];
+            load<4>(weight, w);
+#pragma unroll
+            for (int i = 0; i < TOKENS; ++i) {
+                const float4 value = from[i * 32];
+                acc[i][0] = fmaf(w[0], value.x, acc[i][0]);
+                acc[i][1] = fmaf(w[1], value.y, acc[i][1]);
+                acc[i][2] = fmaf(w[2], value.z, acc[i][2]);
+                acc[i][3] = fmaf(w[3], value.w, acc[i][3]);
+            }
+        }
+        const float gate = a.gates[branch];
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i) {
+            const bool there = first + own + i < sequence.len;
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                acc[i][v] = gate * silu(acc[i][v]);
+                sum[i][v] += acc[i][v];
+            }
+            if (a.branch_stride && there) store<4>(out + i * a.out_stride + branch * a.branch_stride, acc[i]);
+        }
+    }
+    if (a.branch_stride) return;
+#pragma unroll
+    for (int i = 0; i < TOKENS; ++i)
+        if (first + own + i < sequence.len) store<4>(out + i * a.out_stride, sum[i]);
+}
+
 struct HistoryArgs {
     const void *x;
     float *ring;
@@ -480,12 +561,21 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     float delta_sum[C] = {};
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE) {
-        Raw<T, C> now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
+        // What the tokens need by themselves comes first for all groups: long chains, which so overlap.
+        float delta[GROUPS][C], delta_u[GROUPS][C], direct[GROUPS][C], gate[GROUPS][C];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            now_u[g] = next_u[g];
-            now_delta[g] = next_delta[g];
-            if (!SUMMARY) now_z[g] = next_z[g];
+            float u[C], z[C];
+            widen_raw(next_u[g], u);
+            widen_raw(next_delta[g], delta[g]);
+            if (!SUMMARY) widen_raw(next_z[g], z);
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                delta[g][c] = softplus(delta[g][c] + bias[c]);
+                delta_u[g][c] = delta[g][c] * u[c];
+                if (SUMMARY) delta_sum[c] += delta[g][c];
+                else direct[g][c] = skip[c] * u[c], gate[g][c] = silu(z[c]);
+            }
         }
         read_tokens(tile + TILE);
         if (DOUBLE) {
@@ -500,15 +590,6 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            float u[C], delta[C], delta_u[C];
-            widen_raw(now_u[g], u);
-            widen_raw(now_delta[g], delta);
-#pragma unroll
-            for (int c = 0; c < C; ++c) {
-                delta[c] = softplus(delta[c] + bias[c]);
-                delta_u[c] = delta[c] * u[c];
-                if (SUMMARY) delta_sum[c] += delta[c];
-            }
             const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
             float part[C][LANES];
 #pragma unroll
@@ -516,8 +597,8 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
                 float d[C], du[C];
 #pragma unroll
                 for (int c = 0; c < C; ++c) {
-                    d[c] = __shfl_sync(0xffffffffu, delta[c], i, LANES);
-                    du[c] = __shfl_sync(0xffffffffu, delta_u[c], i, LANES);
+                    d[c] = __shfl_sync(0xffffffffu, delta[g][c], i, LANES);
+                    du[c] = __shfl_sync(0xffffffffu, delta_u[g][c], i, LANES);
                     part[c][i] = 0.0f;
                 }
 #pragma unroll
@@ -551,10 +632,9 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
                             part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
                         }
                 }
-                float z[C], y[C];
-                widen_raw(now_z[g], z);
+                float y[C];
 #pragma unroll
-                for (int c = 0; c < C; ++c) y[c] = fmaf(skip[c], u[c], part[c][0]) * silu(z[c]);
+                for (int c = 0; c < C; ++c) y[c] = (direct[g][c] + part[c][0]) * gate[g][c];
                 const int token = tile + g * LANES + lane;
                 store_if<T, C>(exists && token < end, row_of(u_of, token, u_step), y);
             }
@@ -609,7 +689,7 @@ const int PRODUCT_WARPS = 8;
 template <typename T, int ROWS, int V>
 __device__ __forceinline__ void few_rows_sum(const ProductArgs &a, const T *x, int rows, int output, int first, int step, float (&acc)[2][ROWS]) {
     typedef typename Word<sizeof(T) * V>::type Words;
-    const int AHEAD = 4; // vectors of each output that are on their way at once
+    const int AHEAD = ROWS == 1 ? 4 : 2; // vectors of each output that are on their way at once
     const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
     const i64 second = output + 1 < a.outputs ? a.inputs : 0;
     for (int k = first * V; k < a.inputs; k += AHEAD * step * V) {
@@ -900,7 +980,9 @@ extern "C" __global__ void copy(CopyArgs a) {
     }
 #define ALL(T, NAME)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
-    extern "C" __global__ void __launch_bounds__(256) conv_vector_##NAME(ConvArgs a) { conv<T, 4, 4>(a); }         \
+    extern "C" __global__ void __launch_bounds__(256, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
+        conv_tile<T>(a.conv, a.span);                                                                              \
+    }                                                                                                              \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
     extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
     SCAN(T, 16_##NAME, 2, 4, 4, true, true)                                                                        \
