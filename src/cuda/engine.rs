@@ -660,9 +660,11 @@ impl Engine {
         const WARPS: usize = 8;
         const ROW_BYTES: usize = 128 * 4;
         const TILE_TOKENS: usize = 64;
-        let span = (self.dims.d_conv - 1) * self.dilations[branches].iter().copied().max().unwrap_or(0);
+        const TILE_WARPS: u32 = 16;
+        let span = (self.dims.d_conv - 1) * self.dilations[branches.clone()].iter().copied().max().unwrap_or(0);
         let tiles = [channels.div_ceil(128), block.seqlen.div_ceil(TILE_TOKENS), block.count];
-        let shared = (span + TILE_TOKENS).saturating_mul(ROW_BYTES);
+        let weights = branches.len() * (self.dims.d_conv + 1);
+        let shared = span.saturating_add(TILE_TOKENS + weights).saturating_mul(ROW_BYTES);
         let fits = channels.is_multiple_of(4) && shared <= MAX_SHARED as usize;
         // SAFETY: tensors of the workspace and the state, as large as the block says.
         unsafe {
@@ -671,7 +673,7 @@ impl Engine {
                 self.gpu.launch(stream, Kernel::ConvToken, self.storage, grid, [32, 1], &arguments)?;
             } else if fits && tiles.iter().product::<usize>() >= self.gpu.multiprocessors() as usize {
                 let arguments = ConvTileArgs { conv: arguments, span: span as i32 };
-                let threads = [32, WARPS as u32];
+                let threads = [32, TILE_WARPS];
                 self.gpu.launch_with(
                     stream,
                     Kernel::ConvTile,

@@ -236,8 +236,8 @@ template <typename T, int V, int TOKENS> __device__ __forceinline__ void conv(co
 }
 
 // The same for TILE_TOKENS tokens of 128 channels a block, whose inputs are first brought together in shared memory, in
-// f32, with the `span` rows before them: every tap then reads at a fixed distance from one address.
-const int TILE_TOKENS = 64, TILE_WARPS = 8;
+// f32, with the `span` rows before them and the weights: every tap then reads at a fixed distance from one address.
+const int TILE_TOKENS = 64, TILE_WARPS = 16;
 
 struct ConvTileArgs {
     ConvArgs conv;
@@ -245,7 +245,7 @@ struct ConvTileArgs {
 };
 
 template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &a, int span) {
-    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32)
+    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32), then weights and biases, (branches (taps + 1), 32)
     const int TOKENS = TILE_TOKENS / TILE_WARPS;
     const int channel = (blockIdx.x * 32 + threadIdx.x) * 4;
     const bool exists = channel < a.channels;
@@ -268,6 +268,14 @@ template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &
         }
         rows[i * 32 + threadIdx.x] = make_float4(value[0], value[1], value[2], value[3]);
     }
+    float4 *weights = rows + (span + TILE_TOKENS) * 32 + threadIdx.x;
+    for (int i = threadIdx.y; i < a.branches * (a.taps + 1); i += TILE_WARPS) {
+        const int branch = i / (a.taps + 1), tap = i % (a.taps + 1);
+        const float *from = tap < a.taps ? a.weight + (i64(branch) * a.taps + tap) * a.channels : a.bias + i64(branch) * a.channels;
+        float value[4] = {};
+        if (exists && (tap < a.taps || a.bias)) load<4>(from + channel, value);
+        weights[i * 32] = make_float4(value[0], value[1], value[2], value[3]);
+    }
     __syncthreads();
 
     const int own = threadIdx.y * TOKENS;
@@ -275,29 +283,25 @@ template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &
     T *out = static_cast<T *>(a.out) + (sequence.row + first + own) * a.out_stride + channel;
     float sum[TOKENS][4] = {};
     for (int branch = 0; branch < a.branches; ++branch) {
-        const float *weight = a.weight + i64(branch) * a.taps * a.channels + channel;
-        float bias[4] = {};
-        if (a.bias) load<4>(a.bias + i64(branch) * a.channels + channel, bias);
+        const float4 bias = weights[a.taps * 32];
         float acc[TOKENS][4];
 #pragma unroll
-        for (int i = 0; i < TOKENS; ++i)
-#pragma unroll
-            for (int v = 0; v < 4; ++v) acc[i][v] = bias[v];
+        for (int i = 0; i < TOKENS; ++i) acc[i][0] = bias.x, acc[i][1] = bias.y, acc[i][2] = bias.z, acc[i][3] = bias.w;
         const int dilation = a.dilations[branch];
         const float4 *from = rows + (span + own - (a.taps - 1) * dilation) * 32 + threadIdx.x;
 #pragma unroll 2
-        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32, weight += a.channels) {
-            float w[4];
-            load<4>(weight, w);
+        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32) {
+            const float4 w = weights[tap * 32];
 #pragma unroll
             for (int i = 0; i < TOKENS; ++i) {
                 const float4 value = from[i * 32];
-                acc[i][0] = fmaf(w[0], value.x, acc[i][0]);
-                acc[i][1] = fmaf(w[1], value.y, acc[i][1]);
-                acc[i][2] = fmaf(w[2], value.z, acc[i][2]);
-                acc[i][3] = fmaf(w[3], value.w, acc[i][3]);
+                acc[i][0] = fmaf(w.x, value.x, acc[i][0]);
+                acc[i][1] = fmaf(w.y, value.y, acc[i][1]);
+                acc[i][2] = fmaf(w.z, value.z, acc[i][2]);
+                acc[i][3] = fmaf(w.w, value.w, acc[i][3]);
             }
         }
+        weights += (a.taps + 1) * 32;
         const float gate = a.gates[branch];
 #pragma unroll
         for (int i = 0; i < TOKENS; ++i) {
@@ -556,27 +560,18 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     if (DOUBLE) {
 #pragma unroll
         for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(begin, i));
-        __syncthreads();
     }
     float delta_sum[C] = {};
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE) {
-        // What the tokens need by themselves comes first for all groups: long chains, which so overlap.
-        float delta[GROUPS][C], delta_u[GROUPS][C], direct[GROUPS][C], gate[GROUPS][C];
+        Raw<T, C> now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            float u[C], z[C];
-            widen_raw(next_u[g], u);
-            widen_raw(next_delta[g], delta[g]);
-            if (!SUMMARY) widen_raw(next_z[g], z);
-#pragma unroll
-            for (int c = 0; c < C; ++c) {
-                delta[g][c] = softplus(delta[g][c] + bias[c]);
-                delta_u[g][c] = delta[g][c] * u[c];
-                if (SUMMARY) delta_sum[c] += delta[g][c];
-                else direct[g][c] = skip[c] * u[c], gate[g][c] = silu(z[c]);
-            }
+            now_u[g] = next_u[g];
+            now_delta[g] = next_delta[g];
+            if (!SUMMARY) now_z[g] = next_z[g];
         }
+        // The barrier also keeps the compiler from reading only where the values are needed.
         read_tokens(tile + TILE);
         if (DOUBLE) {
 #pragma unroll
@@ -585,9 +580,25 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
             __syncthreads();
 #pragma unroll 4
             for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(tile, i));
-            __syncthreads();
         }
+        __syncthreads();
 
+        // What the tokens need by themselves comes first for all groups: long chains, which so overlap.
+        float delta[GROUPS][C], delta_u[GROUPS][C], direct[GROUPS][C], gate[GROUPS][C];
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            float u[C], z[C];
+            widen_raw(now_u[g], u);
+            widen_raw(now_delta[g], delta[g]);
+            if (!SUMMARY) widen_raw(now_z[g], z);
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                delta[g][c] = softplus(delta[g][c] + bias[c]);
+                delta_u[g][c] = delta[g][c] * u[c];
+                if (SUMMARY) delta_sum[c] += delta[g][c];
+                else direct[g][c] = skip[c] * u[c], gate[g][c] = silu(z[c]);
+            }
+        }
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
@@ -643,7 +654,6 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
             half ^= 1;
 #pragma unroll
             for (int i = 0; i < SHARE; ++i) put_staged(half, i, ahead[i]);
-            __syncthreads();
         }
     }
 
@@ -980,7 +990,7 @@ extern "C" __global__ void copy(CopyArgs a) {
     }
 #define ALL(T, NAME)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
-    extern "C" __global__ void __launch_bounds__(256, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
+    extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
         conv_tile<T>(a.conv, a.span);                                                                              \
     }                                                                                                              \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
