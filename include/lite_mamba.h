@@ -552,8 +552,8 @@ LM_API size_t lm_d_inner(const lm_layer *layer);
 ///        sequences continue from its state, whatever seqlen is, and the state moves on by seqlen tokens.
 /// y: (batch, seqlen, d_model); may be x itself.
 ///
-/// LM_ERR_SHAPE_MISMATCH for a cache of another layer's shape, batch or device; LM_ERR_INVALID_ARGUMENT
-/// when y overlaps x in part; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_SHAPE_MISMATCH for a cache of another batch or device, or of a layer of another variant, shape or type;
+/// LM_ERR_INVALID_ARGUMENT when y overlaps x in part; LM_ERR_OUT_OF_MEMORY.
 /// Any number of threads on one layer; the cache belongs to this call while it runs.
 LM_API
 lm_status lm_forward(const lm_layer *layer,
@@ -570,7 +570,7 @@ lm_status lm_forward(const lm_layer *layer,
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///
-/// layer: the layer it is for; any other layer of the same shape can use it as well.
+/// layer: the layer it is for; any other layer of the same variant, shape and type can use it as well.
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
@@ -687,11 +687,11 @@ LM_API lm_status lm_cache_reset_lane(lm_cache *cache, size_t lane);
 /// Makes one sequence go on from where another one is; that one goes on by itself.
 ///
 /// dst, dst_lane: the cache that changes, and which of its sequences.
-/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch, but must be of
-///                layers of the same shape.
+/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch and in the type that they
+///                are held in, but must be of layers of the same variant, shape and type.
 ///
-/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers of
-/// different shapes.
+/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers that
+/// differ in these.
 /// One thread at a time on dst; any number on src while none changes it.
 LM_API
 lm_status lm_cache_copy_lane(lm_cache *dst,
@@ -972,9 +972,9 @@ LM_API lm_status lm_save(const lm_layer *layer, const char *path);
 /// stream: for a layer on a GPU, the CUDA stream to work on. Not looked at on the CPU.
 ///
 /// A tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
-/// for an F64 layer, else F32), its last side is contiguous, and one stride leads from each token to the next, through
-/// all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of 1, a seqlen of 1. What
-/// is not is converted some hundred tokens at a time.
+/// for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads from each
+/// token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of
+/// 1, a seqlen of 1. Others are converted some hundred tokens at a time.
 ///
 /// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
 /// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the

@@ -424,7 +424,7 @@ impl Cache {
         self.check_lane("dst_lane", lane)?;
         from.check_lane("src_lane", from_lane)?;
         if self.shape != from.shape {
-            fail!(ShapeMismatch, "src was made for a layer of another shape than dst");
+            fail!(ShapeMismatch, "src was made for a layer of another shape or type than dst");
         }
         self.state.copy_lane(lane, &from.state, from_lane)
     }
@@ -548,7 +548,7 @@ impl Cache {
     pub(crate) fn check_fits(&self, layer: &Layer, batch: usize) -> Result<()> {
         self.check_usable()?;
         if !self.shape.is_of(layer) {
-            fail!(ShapeMismatch, "cache was made for a layer of another shape");
+            fail!(ShapeMismatch, "cache was made for a layer of another shape or type");
         }
         if self.batch() != batch {
             fail!(ShapeMismatch, "batch is {batch}; cache was made for a batch of {}", self.batch());

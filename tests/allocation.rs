@@ -185,9 +185,11 @@ fn tensors_of_others(variant: Variant) {
         let layer = layer(variant, D_MODEL, DType::F32);
         let x = vec![0.0f64; seqlen * wide];
         let mut y = vec![0.0f32; seqlen * D_MODEL];
-        let mut shape = [1, seqlen as i64, D_MODEL as i64];
+        // Two sequences, in one row of tokens.
+        let half = seqlen as i64 / 2;
+        let mut shape = [2, half, D_MODEL as i64];
         let token = if is_backwards { -(wide as i64) } else { wide as i64 };
-        let (mut of_x, mut of_y) = ([0, token, 1], [0, D_MODEL as i64, 1]);
+        let (mut of_x, mut of_y) = ([half * token, token, 1], [half * D_MODEL as i64, D_MODEL as i64, 1]);
         let first = if is_backwards { (seqlen - 1) * wide * usize::from(bits) / 8 } else { 0 };
         let mut from = tensor(x.as_ptr().cast(), bits, &mut shape, &mut of_x);
         from.byte_offset = first as u64;

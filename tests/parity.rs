@@ -4,8 +4,8 @@ mod common;
 
 use common::layers::{bits, chunked, forward, layer, state};
 use common::{golden, relative_error, relative_error_f32, widen};
-use lite_mamba::Cache;
 use lite_mamba::simd::Isa;
+use lite_mamba::{Cache, DType};
 
 /// Our error may be twice that of PyTorch's f32 on the same case, or this, whichever is larger.
 const FLOOR: f64 = 2e-6;
@@ -22,7 +22,7 @@ fn forward_step_and_states_are_the_references() {
         let allowed = FLOOR.max(2.0 * relative_error(&widen(reference), &exact));
         for isa in Isa::available() {
             let what = format!("{} with {}", case.name, isa.name());
-            let layer = layer(&case, isa);
+            let layer = layer(&case, DType::F32, isa);
             let y = forward(&layer, x, batch, None);
             let error = relative_error(&widen(&y), &exact);
             assert!(error <= allowed, "{what}: forward is off by {error:e}; {allowed:e} is allowed");

@@ -142,7 +142,7 @@ proptest! {
             prop_assert_eq!(bits(&forward(&layer, &x, batch, Some(&mut cache))), bits(&whole));
             let states = state_bits(&cache);
             for (i, exact) in exact.conv_states.iter().enumerate() {
-                let error = relative_error(&widen(&state(&cache, &format!("conv_state.{i}"))), exact);
+                let error = relative_error(&widen(&state::<f32>(&cache, &format!("conv_state.{i}"))), exact);
                 prop_assert!(error < 1e-4, "conv_state.{i} is off by {error:e}");
             }
 
@@ -170,7 +170,7 @@ proptest! {
                 forward(&layer, &tokens(&x, batch, d_model, 0..case.seqlen / 3), batch, Some(&mut moved));
             }
             for info in cache.states().to_vec() {
-                moved.set_state(&info.name, &state(&cache, &info.name)).unwrap();
+                moved.set_state(&info.name, &state::<f32>(&cache, &info.name)).unwrap();
             }
             prop_assert_eq!(state_bits(&moved), state_bits(&cache));
 
@@ -381,7 +381,7 @@ fn calls_without_tokens_do_nothing() {
     for variant in Variant::ALL {
         let layer = odd_layer(variant, Isa::current());
         let mut none = new_cache(&layer, 0);
-        assert!(forward(&layer, &[], 0, Some(&mut none)).is_empty());
+        assert!(forward::<f32>(&layer, &[], 0, Some(&mut none)).is_empty());
         layer.forward(Tokens::<f32>::InPlace(&mut []), 0, 9, None).unwrap();
 
         let x = Random(6).values(2 * 11 * 14);

@@ -114,11 +114,11 @@ programs() { # COMPILER
     {
         echo '#include <lite_mamba.hpp>'
         awk '
-            /^```cpp$/ { inside = ++n > 1; if (inside) printf "void piece_%d(lite_mamba::layer& layer, lite_mamba::cache& cache,\n    std::vector<lite_mamba::layer>& layers, std::vector<float>& x, std::vector<float>& y, std::vector<float>& prompt,\n    std::vector<float>& token, std::vector<float>& next, std::vector<float>& due, std::size_t batch) {\n", n; next }
+            /^```cpp$/ { inside = ++n > 1; if (inside) printf "void piece_%d(lite_mamba::layer& layer, lite_mamba::cache& cache,\n    std::vector<lite_mamba::layer>& layers, std::vector<float>& x, std::vector<float>& y, std::vector<float>& prompt,\n    std::vector<float>& token, std::vector<float>& next, std::vector<float>& due, std::size_t batch,\n    const DLManagedTensor& input, const DLManagedTensor& output) {\n", n; next }
             /^```$/ { if (inside) print "}"; inside = 0; next }
             inside' "$here/README.md"
     } > "$at/readme.cpp"
-    grep -q piece_6 "$at/readme.cpp" || fail "README.md: pieces are missing"
+    grep -q piece_10 "$at/readme.cpp" || fail "README.md: pieces are missing"
     "$1" -std=c++17 -Wall -Werror -Wno-unused "${include[@]}" -c "$at/readme.cpp" -o "$at/readme.o"
 }
 

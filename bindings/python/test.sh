@@ -55,6 +55,9 @@ done
 if "$python" -c "import torch, einops, lite_mamba, numpy, safetensors" 2> /dev/null; then
     LITE_MAMBA_LIBRARY=$libdir/$name PYTHONPATH=$here/src "$python" examples/check_against_pytorch.py
     "$python" test_export.py
+    if "$python" -c "import pytest" 2> /dev/null; then
+        LITE_MAMBA_LIBRARY=$libdir/$name PYTHONPATH=$here/src "$python" -m pytest -q tests/test_torch.py
+    fi
 else
-    echo "no PyTorch here: examples/check_against_pytorch.py and test_export.py were not run"
+    echo "no PyTorch here: examples/check_against_pytorch.py, test_export.py and tests/test_torch.py were not run"
 fi

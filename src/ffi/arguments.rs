@@ -74,6 +74,17 @@ pub(super) unsafe fn slice<'a, T>(values: *const T, count: usize, name: &str) ->
     Ok(unsafe { std::slice::from_raw_parts(values, count) })
 }
 
+/// [`slice`] for what is read to its end before its content is known to be right: with a count that is larger than
+/// the memory, that would be a crash.
+///
+/// # Safety
+/// As [`slice`].
+pub(super) unsafe fn slice_in_memory<'a, T>(values: *const T, count: usize, name: &str) -> Result<&'a [T]> {
+    memory::check_fits(name, count.saturating_mul(size_of::<T>()))?;
+    // SAFETY: as the caller promises.
+    unsafe { slice(values, count, name) }
+}
+
 /// `count` values to write. NULL is an empty slice where `count` is 0.
 ///
 /// # Safety

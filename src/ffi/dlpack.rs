@@ -113,15 +113,16 @@ const DTYPES: [(u8, u8, DType); 4] =
 ///    reversing and transposing.
 /// stream: for a layer on a GPU, the CUDA stream (cudaStream_t or CUstream, NULL for the default one) on which the call
 ///    is put, without waiting for it. Once such a call, of these sizes, has been made on the stream, nothing is
-///    allocated, and the call can be captured into a graph, whose replays go on from the cache as the calls would. A
-///    graph must not run beside other calls of the layer from the same stream, nor outlive the layer. Not looked at on
-///    the CPU.
+///    allocated, and the call can be captured into a graph, whose replays go on from the cache as the calls would. Calls
+///    of one layer on one stream share their scratch memory: a graph captured there must not run while others of them
+///    do, nor outlive the layer. Not looked at on the CPU.
 ///
-/// On a GPU a tensor is used where it lies if it is contiguous and of the layer's own type, and else converted as a
-/// whole; the numbers are lm_forward's within the type's tolerance. On the CPU a tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
-/// for an F64 layer, else F32), its last side is contiguous, and one stride leads from each token to the next, through
-/// all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of 1, a seqlen of 1. What
-/// is not is converted some hundred tokens at a time.
+/// On the CPU a tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's
+/// arithmetic (F64 for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads
+/// from each token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for
+/// a batch of 1, a seqlen of 1. Others are converted some hundred tokens at a time. On a GPU it is if it is contiguous
+/// and of the layer's own type; others are converted as a whole. There the numbers are lm_forward's within the type's
+/// tolerance.
 ///
 /// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
 /// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the

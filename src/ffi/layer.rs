@@ -74,8 +74,8 @@ pub unsafe extern "C" fn lm_d_inner(layer: *const lm_layer) -> usize {
 ///        sequences continue from its state, whatever seqlen is, and the state moves on by seqlen tokens.
 /// y: (batch, seqlen, d_model); may be x itself.
 ///
-/// LM_ERR_SHAPE_MISMATCH for a cache of another layer's shape, batch or device; LM_ERR_INVALID_ARGUMENT
-/// when y overlaps x in part; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_SHAPE_MISMATCH for a cache of another batch or device, or of a layer of another variant, shape or type;
+/// LM_ERR_INVALID_ARGUMENT when y overlaps x in part; LM_ERR_OUT_OF_MEMORY.
 /// Any number of threads on one layer; the cache belongs to this call while it runs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_forward(

@@ -3,7 +3,8 @@
 use std::ffi::{c_char, c_void};
 
 use super::arguments::{
-    check, enumerated, give, object, object_mut, slice, slice_mut, string, take_back, tokens, write_struct,
+    check, enumerated, give, object, object_mut, slice, slice_in_memory, slice_mut, string, take_back,
+    tokens, write_struct,
 };
 use super::boundary;
 use super::config::DTYPES;
@@ -15,7 +16,7 @@ use crate::layer::packed_total;
 
 /// Creates a cache for batch sequences, all at their beginning. Freed by lm_free_cache.
 ///
-/// layer: the layer it is for; any other layer of the same shape can use it as well.
+/// layer: the layer it is for; any other layer of the same variant, shape and type can use it as well.
 /// batch: number of sequences.
 /// max_seqlen: accepted for the reference's sake, without effect: the state does not grow with the
 ///             sequence, which may be of any length.
@@ -244,11 +245,11 @@ pub unsafe extern "C" fn lm_cache_reset_lane(cache: *mut lm_cache, lane: usize) 
 /// Makes one sequence go on from where another one is; that one goes on by itself.
 ///
 /// dst, dst_lane: the cache that changes, and which of its sequences.
-/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch, but must be of
-///                layers of the same shape.
+/// src, src_lane: where it is copied from; src may be dst. The caches may differ in batch and in the type that they
+///                are held in, but must be of layers of the same variant, shape and type.
 ///
-/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers of
-/// different shapes.
+/// LM_ERR_INVALID_ARGUMENT for a lane that a cache does not have; LM_ERR_SHAPE_MISMATCH for caches of layers that
+/// differ in these.
 /// One thread at a time on dst; any number on src while none changes it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_cache_copy_lane(
@@ -328,7 +329,7 @@ pub unsafe extern "C" fn lm_forward_varlen(
         if num_seqs == 0 {
             return Ok(());
         }
-        let cu_seqlens = slice(cu_seqlens, num_seqs.saturating_add(1), "cu_seqlens")?;
+        let cu_seqlens = slice_in_memory(cu_seqlens, num_seqs.saturating_add(1), "cu_seqlens")?;
         let total = packed_total(cu_seqlens)?;
         if total == 0 {
             return Ok(());
@@ -361,10 +362,12 @@ pub unsafe extern "C" fn lm_cache_save(
     boundary::status(|| unsafe {
         let cache = object(cache, "cache")?;
         check(written, "written")?;
+        let len = cache.saved_len()?;
         *written = if buffer.is_null() {
-            cache.saved_len()?
+            len
         } else {
-            cache.save(slice_mut(buffer.cast::<u8>(), capacity, "buffer")?)?
+            // A capacity may say more than memory can hold, and is then no reason to fail.
+            cache.save(slice_mut(buffer.cast::<u8>(), capacity.min(len), "buffer")?)?
         };
         Ok(())
     })
@@ -391,7 +394,7 @@ pub unsafe extern "C" fn lm_cache_load(
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
-        let saved = slice(buffer.cast::<u8>(), size, "buffer")?;
+        let saved = slice_in_memory(buffer.cast::<u8>(), size, "buffer")?;
         check(cache, "cache")?;
         give(Cache::load(layer, saved)?, cache);
         Ok(())

@@ -166,6 +166,16 @@ fn a_cache_that_a_panic_left_undefined_refuses_use_until_it_is_reset() {
             assert_refuses(lm_cache_set_state(cache, name, state.as_ptr(), state.len()), "set_state");
             assert_refuses(lm_cache_clone(cache, &mut clone), "clone");
             assert!(clone.is_null());
+            let (x, y) = (x.as_ptr(), y.as_mut_ptr());
+            assert_refuses(lm_step_lanes(layer, x, &0, 1, cache, y), "lm_step_lanes");
+            assert_refuses(lm_forward_varlen(layer, x, [0, 1].as_ptr(), 1, cache, y), "lm_forward_varlen");
+            assert_refuses(lm_cache_reset_lane(cache, 0), "reset_lane");
+            assert_refuses(lm_cache_copy_lane(cache, 0, fresh, 0), "copy_lane to it");
+            assert_refuses(lm_cache_copy_lane(fresh, 0, cache, 0), "copy_lane from it");
+            let (mut saved, mut written) = ([0u8; 4096], 7);
+            assert_refuses(lm_cache_save(cache, null_mut(), 0, &mut written), "the size of a saved cache");
+            assert_refuses(lm_cache_save(cache, saved.as_mut_ptr().cast(), 4096, &mut written), "save");
+            assert_eq!((saved, written), ([0; 4096], 7));
             assert_eq!(lm_cache_reset(cache), OK);
             assert_eq!(lm_cache_seqlen_offset(cache), 0);
             assert_eq!(outputs(layer, cache), outputs(layer, fresh));

@@ -9,6 +9,8 @@ static lm_layer *layer;
 static lm_cache *cache;
 static lm_inference_params *params;
 static float x[BATCH * SEQLEN * D_MODEL];
+static unsigned char saved[1 << 14]; /* the cache */
+static size_t saved_size;
 
 /* Where the calls are to write, and nothing may be written. */
 static struct {
@@ -19,6 +21,8 @@ static struct {
     lm_tensor_info info;
     float y[BATCH * SEQLEN * D_MODEL];
     float values[BATCH * D_INNER * D_STATE];
+    unsigned char saved[sizeof saved];
+    size_t number;
 } out;
 
 static int untouched(void) {
@@ -67,6 +71,19 @@ static void null_pointers(void) {
     REFUSES(lm_step_lanes(layer, x, NULL, 1, cache, out.y), null, "lanes is NULL");
     REFUSES(lm_step_lanes(layer, x, &lane, 1, NULL, out.y), null, "cache is NULL");
     REFUSES(lm_step_lanes(layer, x, &lane, 1, cache, NULL), null, "y is NULL");
+    const size_t cu_seqlens[] = {0, 1, SEQLEN};
+    REFUSES(lm_forward_varlen(NULL, x, cu_seqlens, BATCH, cache, out.y), null, "layer is NULL");
+    REFUSES(lm_forward_varlen(layer, NULL, cu_seqlens, BATCH, cache, out.y), null, "x is NULL");
+    REFUSES(lm_forward_varlen(layer, x, NULL, BATCH, cache, out.y), null, "cu_seqlens is NULL");
+    REFUSES(lm_forward_varlen(layer, x, cu_seqlens, BATCH, cache, NULL), null, "y is NULL");
+    REFUSES(lm_forward_varlen(NULL, NULL, NULL, 0, NULL, NULL), null, "layer is NULL");
+    REFUSES(lm_cache_save(NULL, out.saved, sizeof out.saved, &out.number), null, "cache is NULL");
+    REFUSES(lm_cache_save(NULL, NULL, 0, &out.number), null, "cache is NULL");
+    REFUSES(lm_cache_save(cache, out.saved, sizeof out.saved, NULL), null, "written is NULL");
+    REFUSES(lm_cache_save(cache, NULL, 0, NULL), null, "written is NULL");
+    REFUSES(lm_cache_load(NULL, saved, saved_size, &out.cache), null, "layer is NULL");
+    REFUSES(lm_cache_load(layer, NULL, saved_size, &out.cache), null, "buffer is NULL");
+    REFUSES(lm_cache_load(layer, saved, saved_size, NULL), null, "cache is NULL");
     REFUSES(lm_cache_reset_lane(NULL, 0), null, "cache is NULL");
     REFUSES(lm_cache_copy_lane(NULL, 0, cache, 0), null, "dst is NULL");
     REFUSES(lm_cache_copy_lane(cache, 0, NULL, 0), null, "src is NULL");
@@ -92,6 +109,9 @@ static void null_pointers(void) {
 
     REFUSES(lm_parameter_info(NULL, 0, &out.info, sizeof out.info), null, "layer is NULL");
     REFUSES(lm_parameter_info(layer, 0, NULL, sizeof out.info), null, "info is NULL");
+    REFUSES(lm_find_parameter(NULL, "D", &out.number), null, "layer is NULL");
+    REFUSES(lm_find_parameter(layer, NULL, &out.number), null, "name is NULL");
+    REFUSES(lm_find_parameter(layer, "D", NULL), null, "index is NULL");
     REFUSES(lm_get_parameter(NULL, "D", out.values, D_INNER), null, "layer is NULL");
     REFUSES(lm_get_parameter(layer, NULL, out.values, D_INNER), null, "name is NULL");
     REFUSES(lm_get_parameter(layer, "D", NULL, D_INNER), null, "out is NULL");
@@ -275,6 +295,10 @@ static void sizes_beyond_memory(void) {
         REFUSES(lm_forward(layer, x, 1, huge[i], NULL, out.y), memory, "seqlen");
         REFUSES(lm_forward(layer, x, BATCH, huge[i], cache, out.y), memory, "seqlen");
         REFUSES(lm_forward(layer, x, huge[i], huge[i], cache, out.y), memory, "batch");
+        const size_t cu_seqlens[] = {0, huge[i], huge[i]};
+        REFUSES(lm_forward_varlen(layer, x, cu_seqlens, BATCH, cache, out.y), memory, "total");
+        REFUSES(lm_forward_varlen(layer, x, cu_seqlens, huge[i], cache, out.y), memory, "cu_seqlens");
+        REFUSES(lm_cache_load(layer, saved, huge[i] | (size_t)1 << 45, &out.cache), memory, "buffer");
         REFUSES(lm_forward_inference(layer, x, BATCH, huge[i], params, out.y), memory, "seqlen");
         REFUSES(lm_forward_inference(layer, x, huge[i], 1, params, out.y), LM_ERR_SHAPE_MISMATCH, "batch");
         CHECK(lm_inference_params_cache(params, 0) == NULL);
@@ -317,17 +341,19 @@ static void names_counts_and_types(void) {
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         REFUSES(lm_cache_get_state(cache, unknown[i], out.values, count), LM_ERR_NOT_FOUND, unknown[i]);
         REFUSES(lm_cache_set_state(cache, unknown[i], out.values, count), LM_ERR_NOT_FOUND, unknown[i]);
+        REFUSES(lm_find_parameter(layer, unknown[i], &out.number), LM_ERR_NOT_FOUND, unknown[i]);
         REFUSES(lm_get_parameter(layer, unknown[i], out.values, D_INNER), LM_ERR_NOT_FOUND, unknown[i]);
         REFUSES(lm_set_parameter(layer, unknown[i], out.values, D_INNER), LM_ERR_NOT_FOUND, unknown[i]);
         REFUSES(lm_get_parameter_typed(layer, unknown[i], 0, out.values, 8), LM_ERR_NOT_FOUND, unknown[i]);
         REFUSES(lm_set_parameter_typed(layer, unknown[i], 0, out.values, 8), LM_ERR_NOT_FOUND, unknown[i]);
     }
     REFUSES(lm_get_parameter(layer, "D\xff", out.values, D_INNER), LM_ERR_INVALID_ARGUMENT, "name is not UTF-8");
+    REFUSES(lm_find_parameter(layer, "\xff", &out.number), LM_ERR_INVALID_ARGUMENT, "name is not UTF-8");
     REFUSES(lm_load("\xc3(", NULL, NULL, &out.layer), LM_ERR_INVALID_ARGUMENT, "path is not UTF-8");
     REFUSES(lm_load("x", "\xff", NULL, &out.layer), LM_ERR_INVALID_ARGUMENT, "prefix is not UTF-8");
 
-    const uint32_t no_type[] = {5, 0xffffffffu};
-    for (size_t i = 0; i < 2; i++) {
+    const uint32_t no_type[] = {5, 6, 0x80000000u, 0xffffffffu};
+    for (size_t i = 0; i < sizeof no_type / sizeof *no_type; i++) {
         const lm_status invalid = LM_ERR_INVALID_ARGUMENT;
         REFUSES(lm_alloc_cache(layer, 1, 0, no_type[i], &out.cache), invalid, "dtype is");
         REFUSES(lm_get_parameter_typed(layer, "D", no_type[i], out.values, 4 * D_INNER), invalid, "dtype is");
@@ -356,13 +382,146 @@ static void buffers(void) {
     REFUSES(lm_forward(layer, odd, 1, 1, NULL, out.y), LM_ERR_INVALID_ARGUMENT, "x is 0x");
     REFUSES(lm_forward(layer, x, 1, 1, NULL, odd), LM_ERR_INVALID_ARGUMENT, "y is 0x");
     REFUSES(lm_get_parameter(layer, "D", odd, D_INNER), LM_ERR_INVALID_ARGUMENT, "out is 0x");
+
+    const size_t cu_seqlens[] = {0, 1, SEQLEN};
+    const lm_status invalid = LM_ERR_INVALID_ARGUMENT;
+    REFUSES(lm_forward_varlen(layer, both, cu_seqlens, BATCH, cache, both + 1), invalid, "y overlaps x");
+    REFUSES(lm_forward_varlen(layer, odd, cu_seqlens, BATCH, cache, out.y), invalid, "x is 0x");
+    REFUSES(lm_forward_varlen(layer, x, cu_seqlens, BATCH, cache, odd), invalid, "y is 0x");
+    CHECK(memcmp(before, both, sizeof both) == 0);
+    size_t *odd_number = (size_t *)(void *)((char *)both + 1);
+    REFUSES(lm_forward_varlen(layer, x, odd_number, BATCH, cache, out.y), invalid, "cu_seqlens is 0x");
+    REFUSES(lm_cache_save(cache, out.saved, sizeof out.saved, odd_number), invalid, "written is 0x");
+    REFUSES(lm_find_parameter(layer, "D", odd_number), invalid, "index is 0x");
+}
+
+static void sequences(void) {
+    enum { SEQS = 5 };
+    const lm_status invalid = LM_ERR_INVALID_ARGUMENT;
+    const size_t right[SEQS + 1] = {0, 1, 2, 3, 4, 6};
+    lm_cache *of_all = alloc_cache(layer, SEQS);
+    for (size_t i = 0; i <= SEQS; i++) {
+        /* Wrong at this place: not at the beginning, or before the place before it. */
+        size_t wrong[SEQS + 1];
+        char words[32];
+        snprintf(words, sizeof words, "cu_seqlens[%zu] is", i);
+        memcpy(wrong, right, sizeof wrong);
+        wrong[i] = i == 0 ? 1 : right[i - 1] - 1;
+        if (i != 1) /* there is nothing below 0 */
+            REFUSES(lm_forward_varlen(layer, x, wrong, SEQS, of_all, out.y), invalid, words);
+        /* Far too much here is wrong at the next place, or more than memory. */
+        wrong[i] = SIZE_MAX;
+        snprintf(words, sizeof words, "cu_seqlens[%zu] is", i == 0 || i == SEQS ? i : i + 1);
+        if (i < SEQS)
+            REFUSES(lm_forward_varlen(layer, x, wrong, SEQS, of_all, out.y), invalid, words);
+        else
+            REFUSES(lm_forward_varlen(layer, x, wrong, SEQS, of_all, out.y), LM_ERR_OUT_OF_MEMORY, "total");
+    }
+    const size_t back_to_none[] = {0, 3, 0};
+    REFUSES(lm_forward_varlen(layer, x, back_to_none, 2, NULL, out.y), invalid, "cu_seqlens[2] is 0");
+    const size_t late[] = {2, 3};
+    REFUSES(lm_forward_varlen(layer, x, late, 1, NULL, out.y), invalid, "cu_seqlens[0] is 2");
+
+    /* A cache of another batch, with no sequence of its own for one, or with one too many. */
+    REFUSES(lm_forward_varlen(layer, x, right, BATCH - 1, cache, out.y), LM_ERR_SHAPE_MISMATCH, "batch");
+    REFUSES(lm_forward_varlen(layer, x, right, BATCH + 1, cache, out.y), LM_ERR_SHAPE_MISMATCH, "batch");
+    CHECK(lm_cache_seqlen_offset(of_all) == 0);
+
+    /* No tokens are no error, and nobody's business. */
+    const size_t none[] = {0, 0, 0};
+    OK(lm_forward_varlen(layer, NULL, NULL, 0, NULL, NULL));
+    OK(lm_forward_varlen(layer, NULL, NULL, 0, cache, NULL));
+    OK(lm_forward_varlen(layer, NULL, none, 0, cache, NULL));
+    OK(lm_forward_varlen(layer, NULL, none, BATCH, NULL, NULL));
+    OK(lm_forward_varlen(layer, x, none, BATCH, cache, out.y));
+    CHECK(untouched());
+    lm_free_cache(of_all);
+}
+
+static uint32_t crc32(const unsigned char *bytes, size_t size) {
+    uint32_t crc = 0xffffffffu;
+    for (size_t i = 0; i < size; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    return ~crc;
+}
+
+static void put(unsigned char *bytes, uint64_t value, int size) {
+    for (int i = 0; i < size; i++)
+        bytes[i] = (unsigned char)(value >> 8 * i);
+}
+
+static void saved_caches(void) {
+    const size_t capacities[] = {0, 1, saved_size / 2, saved_size - 1};
+    for (size_t i = 0; i < sizeof capacities / sizeof *capacities; i++)
+        REFUSES(lm_cache_save(cache, out.saved, capacities[i], &out.number), LM_ERR_BUFFER_TOO_SMALL, "capacity is");
+
+    /* Cut anywhere, longer, altered anywhere. */
+    for (size_t size = 0; size < saved_size; size++)
+        REFUSES(lm_cache_load(layer, saved, size, &out.cache), LM_ERR_FORMAT, "");
+    REFUSES(lm_cache_load(layer, NULL, 0, &out.cache), LM_ERR_FORMAT, "buffer");
+    REFUSES(lm_cache_load(layer, saved, saved_size + 1, &out.cache), LM_ERR_FORMAT, "");
+    for (size_t i = 0; i < saved_size; i++) {
+        const unsigned char byte = saved[i];
+        const lm_status expected = i >= 8 && i < 12 ? LM_ERR_UNSUPPORTED : LM_ERR_FORMAT; /* there is the version */
+        saved[i] ^= (unsigned char)(1u << i % 8);
+        REFUSES(lm_cache_load(layer, saved, saved_size, &out.cache), expected, "");
+        saved[i] = byte;
+    }
+    REFUSES(lm_cache_load(layer, x, sizeof x, &out.cache), LM_ERR_FORMAT, "does not begin like one");
+
+    /* Made up, with a checksum that is right: the number at a place, of so many bytes. */
+    static const struct {
+        size_t at;
+        int size;
+        uint64_t number;
+        lm_status status;
+        const char *words;
+    } lies[] = {
+        {8, 4, 2, LM_ERR_UNSUPPORTED, "version 2"},
+        {8, 4, 0xffffffffu, LM_ERR_UNSUPPORTED, "version 4294967295"},
+        {12, 4, 0, LM_ERR_FORMAT, "type"},
+        {12, 4, 5, LM_ERR_FORMAT, "type"},
+        {12, 4, 0xffffffffu, LM_ERR_FORMAT, "type"},
+        {12, 4, LM_DTYPE_F64, LM_ERR_FORMAT, "bytes"},
+        {12, 4, LM_DTYPE_F16, LM_ERR_FORMAT, "bytes"},
+        {16, 8, 0, LM_ERR_FORMAT, "bytes"},
+        {16, 8, BATCH - 1, LM_ERR_FORMAT, "bytes"},
+        {16, 8, BATCH + 1, LM_ERR_FORMAT, "bytes"},
+        {16, 8, (uint64_t)1 << 40, LM_ERR_FORMAT, "bytes"},
+        {16, 8, (uint64_t)1 << 56, LM_ERR_OUT_OF_MEMORY, "saved cache"},
+        {16, 8, UINT64_MAX, LM_ERR_OUT_OF_MEMORY, "saved cache"},
+        {24, 8, LM_VARIANT_STCN, LM_ERR_SHAPE_MISMATCH, "variant is 1"},
+        {32, 8, LM_DTYPE_BF16, LM_ERR_SHAPE_MISMATCH, "dtype is 3"},
+        {40, 8, UINT64_MAX, LM_ERR_SHAPE_MISMATCH, "d_model is 18446744073709551615"},
+        {80, 8, UINT64_MAX, LM_ERR_SHAPE_MISMATCH, "num_conv_dilations is 18446744073709551615"},
+        {104, 8, 5, LM_ERR_SHAPE_MISMATCH, "a dilation is 5"},
+        {112, 8, UINT64_MAX, LM_ERR_FORMAT, "sequence of 18446744073709551615 tokens"},
+        {120, 8, ((uint64_t)1 << 62) + 1, LM_ERR_FORMAT, "sequence of 4611686018427387905 tokens"},
+    };
+    unsigned char made_up[sizeof saved];
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        memcpy(made_up, saved, saved_size);
+        put(made_up + lies[i].at, lies[i].number, lies[i].size);
+        put(made_up + saved_size - 4, crc32(made_up, saved_size - 4), 4);
+        REFUSES(lm_cache_load(layer, made_up, saved_size, &out.cache), lies[i].status, lies[i].words);
+    }
+    for (size_t size = 0; size < 160; size += 4) { /* no more than a part of the numbers */
+        memcpy(made_up, saved, size);
+        put(made_up + size, crc32(made_up, size), 4);
+        CHECK(lm_cache_load(layer, made_up, size + 4, &out.cache) != LM_OK);
+    }
+    CHECK(untouched());
 }
 
 static void caches_of_others(void) {
+    enum { OTHERS = 10 };
     static const size_t other_dilations[] = {1, 2, 5};
     static const size_t lanes[] = {0, 0}, beyond[] = {1, BATCH};
-    lm_config others[7];
-    for (int i = 0; i < 7; i++)
+    lm_config others[OTHERS];
+    for (int i = 0; i < OTHERS; i++)
         others[i] = default_config(LM_VARIANT_PTCN, D_MODEL);
     others[0].d_model = 2 * D_MODEL;
     others[1].d_state = 8;
@@ -371,11 +530,21 @@ static void caches_of_others(void) {
     others[4].num_conv_dilations = 2;
     others[5].variant = LM_VARIANT_STCN;
     others[6].expand = 1.0;
-    for (int i = 0; i < 7; i++) {
+    others[7].dtype = LM_DTYPE_F64;
+    others[8].dtype = LM_DTYPE_BF16;
+    others[9].dtype = LM_DTYPE_F16;
+    const char *differs[OTHERS] = {"d_model is 8", "d_state is 16", "d_conv is 4", "a dilation is 4",
+                                   "num_conv_dilations is 3", "variant is 0", "d_inner is 16", "dtype is 1",
+                                   "dtype is 1", "dtype is 1"};
+    const size_t cu_seqlens[] = {0, 1, SEQLEN};
+    for (int i = 0; i < OTHERS; i++) {
         lm_layer *other = create(&others[i]);
         lm_cache *others_cache = alloc_cache(other, BATCH);
+        REFUSES(lm_cache_load(other, saved, saved_size, &out.cache), LM_ERR_SHAPE_MISMATCH, differs[i]);
+        REFUSES(lm_forward_varlen(layer, x, cu_seqlens, BATCH, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
         REFUSES(lm_forward(layer, x, BATCH, SEQLEN, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
-        REFUSES(lm_step(layer, x, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "cache");
+        REFUSES(lm_step(layer, x, others_cache, out.y), LM_ERR_SHAPE_MISMATCH, "another shape or type");
+        REFUSES(lm_cache_copy_lane(cache, 0, others_cache, 0), LM_ERR_SHAPE_MISMATCH, "another shape or type");
         CHECK(lm_cache_seqlen_offset(others_cache) == 0);
         lm_free_cache(others_cache);
         lm_destroy(other);
@@ -433,6 +602,7 @@ int main(void) {
     OK(lm_inference_params_create(BATCH, 0, &params));
     fill(x, sizeof x / sizeof *x, 1);
     OK(lm_step(layer, x, cache, out.y)); /* a state that could get lost */
+    OK(lm_cache_save(cache, saved, sizeof saved, &saved_size));
     float state[BATCH * D_INNER * D_STATE], after[BATCH * D_INNER * D_STATE], d[D_INNER], d_after[D_INNER];
     OK(lm_cache_get_state(cache, "ssm_state", state, BATCH * D_INNER * D_STATE));
     OK(lm_get_parameter(layer, "D", d, D_INNER));
@@ -444,6 +614,8 @@ int main(void) {
     sizes_beyond_memory();
     names_counts_and_types();
     buffers();
+    sequences();
+    saved_caches();
     caches_of_others();
     files();
     empty_calls();

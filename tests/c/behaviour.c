@@ -421,6 +421,393 @@ static void lanes_come_and_go(void) {
     lm_destroy(layer);
 }
 
+static const size_t dtype_size[] = {0, 4, 8, 2, 2}; /* of each LM_DTYPE_ */
+
+/* A layer of any type: what it is made of, kept exactly, in files too. */
+static void typed_layers(uint32_t variant, uint32_t dtype) {
+    lm_config config = default_config(variant, D_MODEL), resolved;
+    config.dtype = dtype;
+    config.bias = true;
+    config.seed = 3;
+    lm_layer *layer = create(&config), *loaded = NULL, *as_f32 = NULL;
+    OK(lm_get_config(layer, &resolved, sizeof resolved));
+    CHECK(resolved.dtype == dtype);
+
+    /* Values that the type has, and most of them no smaller one. */
+    for (size_t i = 0; i < lm_num_parameters(layer); i++) {
+        lm_tensor_info info;
+        OK(lm_parameter_info(layer, i, &info, sizeof info));
+        const int is_typed = strcmp(info.name, "A_log") && strcmp(info.name, "D") && strcmp(info.name, "conv_gates");
+        CHECK(info.dtype == (dtype_size[dtype] == 2 && !is_typed ? LM_DTYPE_F32 : dtype));
+        size_t found = SIZE_MAX;
+        OK(lm_find_parameter(layer, info.name, &found));
+        CHECK(found == i);
+
+        const size_t size = info.count * dtype_size[info.dtype];
+        unsigned char *bytes = malloc(2 * size + 1), *again = bytes + size + 1;
+        double *wide = calloc(info.count, sizeof *wide);
+        float *narrow = new_floats(info.count), *back = new_floats(info.count);
+        if (bytes == NULL || wide == NULL)
+            exit(1);
+        for (size_t j = 0; j < info.count; j++)
+            wide[j] = 0.5 + (double)(j + 1) / 3e4; /* below 1 */
+        OK(lm_set_parameter_typed(layer, info.name, LM_DTYPE_F64, wide, info.count * sizeof *wide));
+        OK(lm_get_parameter_typed(layer, info.name, LM_DTYPE_DEFAULT, bytes, size));
+        OK(lm_set_parameter_typed(layer, info.name, LM_DTYPE_DEFAULT, bytes, size));
+        OK(lm_get_parameter_typed(layer, info.name, info.dtype, again, size));
+        CHECK(memcmp(bytes, again, size) == 0);
+        CHECK(info.dtype != LM_DTYPE_F64 || memcmp(bytes, wide, size) == 0);
+        FAILS(lm_get_parameter_typed(layer, info.name, 0, bytes, size + 1), LM_ERR_SHAPE_MISMATCH, info.name);
+        free(bytes);
+
+        /* Rounded to nearest once, in the type that it is kept in. */
+        OK(lm_get_parameter(layer, info.name, narrow, info.count));
+        for (size_t j = 0; j < info.count; j++) {
+            /* The distance of neighbours between 0.5 and 1. */
+            const double unit = info.dtype == LM_DTYPE_BF16 ? 0x1p-8 : info.dtype == LM_DTYPE_F16 ? 0x1p-11 : 0x1p-24;
+            const double error = (double)narrow[j] - wide[j];
+            CHECK(error <= unit / 2 && error >= -unit / 2);
+        }
+        OK(lm_set_parameter(layer, info.name, narrow, info.count));
+        OK(lm_get_parameter(layer, info.name, back, info.count));
+        CHECK(same(narrow, back, info.count));
+        OK(lm_set_parameter_typed(layer, info.name, LM_DTYPE_F64, wide, info.count * sizeof *wide));
+        free(wide);
+        free(narrow);
+        free(back);
+    }
+    if (variant != LM_VARIANT_BASELINE) {
+        size_t listed = SIZE_MAX, alias = SIZE_MAX;
+        const char *name = variant == LM_VARIANT_DPWC ? "dw_conv1d_layers.0.weight" : "conv1d_layers.0.weight";
+        OK(lm_find_parameter(layer, name, &listed));
+        OK(lm_find_parameter(layer, "conv1d.weight", &alias));
+        CHECK(alias == listed && alias < lm_num_parameters(layer));
+    }
+
+    /* The file keeps the type of each; a configuration of another one converts. */
+    char path[] = "/tmp/lite_mamba_XXXXXX";
+    const int file = mkstemp(path);
+    CHECK(file >= 0 && close(file) == 0);
+    OK(lm_save(layer, path));
+    OK(lm_load(path, NULL, NULL, &loaded));
+    OK(lm_get_config(loaded, &resolved, sizeof resolved));
+    CHECK(resolved.dtype == dtype);
+    config.dtype = LM_DTYPE_F32;
+    OK(lm_load(path, NULL, &config, &as_f32));
+    OK(lm_get_config(as_f32, &resolved, sizeof resolved));
+    CHECK(resolved.dtype == LM_DTYPE_F32);
+    CHECK(lm_num_parameters(loaded) == lm_num_parameters(layer));
+    for (size_t i = 0; i < lm_num_parameters(layer); i++) {
+        lm_tensor_info info, again;
+        OK(lm_parameter_info(layer, i, &info, sizeof info));
+        OK(lm_parameter_info(loaded, i, &again, sizeof again));
+        CHECK(strcmp(info.name, again.name) == 0 && info.dtype == again.dtype);
+        const size_t size = info.count * dtype_size[info.dtype];
+        unsigned char *bytes = malloc(2 * size);
+        float *floats = new_floats(2 * info.count);
+        if (bytes == NULL)
+            exit(1);
+        OK(lm_get_parameter_typed(layer, info.name, LM_DTYPE_DEFAULT, bytes, size));
+        OK(lm_get_parameter_typed(loaded, info.name, LM_DTYPE_DEFAULT, bytes + size, size));
+        CHECK(memcmp(bytes, bytes + size, size) == 0);
+        OK(lm_get_parameter(layer, info.name, floats, info.count));
+        OK(lm_get_parameter(as_f32, info.name, floats + info.count, info.count));
+        CHECK(same(floats, floats + info.count, info.count));
+        free(bytes);
+        free(floats);
+    }
+    CHECK(remove(path) == 0);
+
+    float x[4 * D_MODEL], expected[4 * D_MODEL], y[4 * D_MODEL];
+    fill(x, 4 * D_MODEL, 5);
+    OK(lm_forward(layer, x, 1, 4, NULL, expected));
+    OK(lm_forward(loaded, x, 1, 4, NULL, y));
+    CHECK(same(y, expected, 4 * D_MODEL));
+    lm_destroy(layer);
+    lm_destroy(loaded);
+    lm_destroy(as_f32);
+}
+
+/* Whole, in chunks and token by token: the same bits, whatever the layer is stored in. */
+static void typed_streaming(uint32_t variant, uint32_t dtype) {
+    lm_config config = default_config(variant, D_MODEL);
+    config.dtype = dtype;
+    lm_layer *layer = create(&config);
+    lm_cache *cache = alloc_cache(layer, BATCH);
+    lm_tensor_info info;
+    OK(lm_cache_state_info(cache, 0, &info, sizeof info));
+    CHECK(info.dtype == (dtype == LM_DTYPE_F64 ? LM_DTYPE_F64 : LM_DTYPE_F32));
+    float *x = new_floats(COUNT), *whole = new_floats(COUNT), *y = new_floats(COUNT);
+    fill(x, COUNT, 3);
+    OK(lm_forward(layer, x, BATCH, SEQLEN, NULL, whole));
+    OK(lm_forward(layer, x, BATCH, SEQLEN, cache, y));
+    CHECK(same(y, whole, COUNT));
+    OK(lm_cache_reset(cache));
+    memset(y, 0, COUNT * sizeof *y);
+    steps(layer, cache, x, 0, SEQLEN, y);
+    CHECK(same(y, whole, COUNT));
+    lm_cache *one = alloc_cache(layer, 1);
+    for (size_t at = 0, length = 1; at < SEQLEN; at += length, length++) {
+        if (length > SEQLEN - at)
+            length = SEQLEN - at;
+        OK(lm_forward(layer, x + at * D_MODEL, 1, length, one, y + at * D_MODEL));
+    }
+    CHECK(same(y, whole, SEQLEN * D_MODEL));
+    lm_free_cache(one);
+    lm_free_cache(cache);
+    lm_destroy(layer);
+    free(x);
+    free(whole);
+    free(y);
+}
+
+static float largest_difference(const float *a, const float *b, size_t count) {
+    float most = 0, scale = 0;
+    for (size_t i = 0; i < count; i++) {
+        const float difference = a[i] > b[i] ? a[i] - b[i] : b[i] - a[i], size = b[i] < 0 ? -b[i] : b[i];
+        CHECK(difference == difference);
+        most = difference > most ? difference : most;
+        scale = size > scale ? size : scale;
+    }
+    return most / scale;
+}
+
+/* A state held in a type of one's choice: its memory, and what the choice costs. */
+static void typed_caches(uint32_t dtype) {
+    enum { LANES = 100, WIDE = 64 };
+    lm_config config = default_config(LM_VARIANT_PTCN, WIDE);
+    config.dtype = dtype;
+    lm_layer *wide = create(&config);
+    size_t bytes[5];
+    for (uint32_t type = LM_DTYPE_F32; type <= LM_DTYPE_F16; type++) {
+        lm_cache *cache = NULL;
+        OK(lm_alloc_cache(wide, LANES, 0, type, &cache));
+        bytes[type] = lm_cache_bytes(cache);
+        /* The longest history and the state itself are all that is kept, and little besides. */
+        size_t values = 0, history = 0;
+        for (size_t i = 0; i < lm_cache_num_states(cache); i++) {
+            lm_tensor_info info;
+            OK(lm_cache_state_info(cache, i, &info, sizeof info));
+            CHECK(info.dtype == type && info.shape[0] == LANES);
+            history = strcmp(info.name, "ssm_state") != 0 && info.count > history ? info.count : history;
+            values = info.count + history;
+        }
+        CHECK(bytes[type] >= values * dtype_size[type]);
+        CHECK(bytes[type] - values * dtype_size[type] < values * dtype_size[type] / 10);
+        lm_free_cache(cache);
+    }
+    CHECK(bytes[LM_DTYPE_BF16] == bytes[LM_DTYPE_F16]);
+    CHECK(bytes[LM_DTYPE_F64] - bytes[LM_DTYPE_F32] == 2 * (bytes[LM_DTYPE_F32] - bytes[LM_DTYPE_F16]));
+    lm_destroy(wide);
+
+    config = default_config(LM_VARIANT_PTCN, D_MODEL);
+    config.dtype = dtype;
+    const int is_f64 = dtype == LM_DTYPE_F64;
+    lm_layer *layer = create(&config);
+    float *x = new_floats(COUNT), *whole = new_floats(COUNT), *y = new_floats(COUNT);
+    fill(x, COUNT, 3);
+    OK(lm_forward(layer, x, BATCH, SEQLEN, NULL, whole));
+    for (uint32_t type = LM_DTYPE_F32; type <= LM_DTYPE_F16; type++) {
+        lm_cache *cache = NULL, *moved = NULL;
+        OK(lm_alloc_cache(layer, BATCH, 0, type, &cache));
+        memset(y, 0, COUNT * sizeof *y);
+        steps(layer, cache, x, 0, 20, y);
+        lm_tensor_info info;
+        OK(lm_cache_state_info(cache, config.num_conv_dilations, &info, sizeof info));
+        float *state = new_floats(2 * info.count);
+        OK(lm_cache_get_state(cache, "ssm_state", state, info.count));
+        for (size_t i = 0; i < info.count; i++) {
+            uint32_t bits;
+            memcpy(&bits, &state[i], sizeof bits);
+            CHECK(type != LM_DTYPE_BF16 || (bits & 0xffff) == 0);
+            CHECK(type != LM_DTYPE_F16 || (bits & 0x1fff) == 0 || (state[i] < 0x1p-14f && state[i] > -0x1p-14f));
+        }
+        OK(lm_cache_clone(cache, &moved));
+        OK(lm_cache_set_state(moved, "ssm_state", state, info.count));
+        OK(lm_cache_get_state(moved, "ssm_state", state + info.count, info.count));
+        CHECK(same(state, state + info.count, info.count));
+        free(state);
+        lm_free_cache(moved);
+
+        /* By way of a cache of f64, which holds every value of the others. */
+        OK(lm_alloc_cache(layer, BATCH, 0, LM_DTYPE_F64, &moved));
+        for (size_t lane = 0; lane < BATCH; lane++)
+            OK(lm_cache_copy_lane(moved, BATCH - 1 - lane, cache, lane));
+        OK(lm_cache_reset(cache));
+        for (size_t lane = 0; lane < BATCH; lane++)
+            OK(lm_cache_copy_lane(cache, lane, moved, BATCH - 1 - lane));
+        CHECK(lm_cache_seqlen_offset(cache) == 20);
+        lm_free_cache(moved);
+
+        steps(layer, cache, x, 20, SEQLEN, y);
+        const float off = largest_difference(y, whole, COUNT);
+        if (is_f64 ? type == LM_DTYPE_F64 : type <= LM_DTYPE_F64)
+            CHECK(same(y, whole, COUNT));
+        else if (type == LM_DTYPE_F32)
+            CHECK(off < 1e-6f);
+        else
+            CHECK(off > 1e-6f && off < 0.02f);
+        lm_free_cache(cache);
+    }
+    lm_destroy(layer);
+    free(x);
+    free(whole);
+    free(y);
+}
+
+/* Packed sequences have the bits of each alone, from the beginning and from wherever a cache is. */
+static void packed_sequences(uint32_t variant, uint32_t dtype) {
+    enum { SEQS = 7 };
+    static const size_t cu_seqlens[SEQS + 1] = {0, 0, 5, 6, 43, 43, 45, TOKENS};
+    lm_config config = default_config(variant, D_MODEL);
+    config.dtype = dtype;
+    lm_layer *layer = create(&config);
+    float *x = new_floats(COUNT), *expected = new_floats(COUNT), *y = new_floats(COUNT);
+    fill(x, COUNT, 8);
+    for (size_t i = 0; i < SEQS; i++) {
+        const size_t at = cu_seqlens[i] * D_MODEL;
+        OK(lm_forward(layer, x + at, 1, cu_seqlens[i + 1] - cu_seqlens[i], NULL, expected + at));
+    }
+    OK(lm_forward_varlen(layer, x, cu_seqlens, SEQS, NULL, y));
+    CHECK(same(y, expected, COUNT));
+    memcpy(y, x, COUNT * sizeof *y);
+    OK(lm_forward_varlen(layer, y, cu_seqlens, SEQS, NULL, y));
+    CHECK(same(y, expected, COUNT));
+
+    /* In two calls: of each sequence first a third of its tokens, then the others. */
+    lm_cache *cache = alloc_cache(layer, SEQS);
+    float *part = new_floats(COUNT), *result = new_floats(COUNT);
+    memset(y, 0, COUNT * sizeof *y);
+    for (int second = 0; second < 2; second++) {
+        size_t cu[SEQS + 1] = {0}, from[SEQS];
+        for (size_t i = 0; i < SEQS; i++) {
+            const size_t length = cu_seqlens[i + 1] - cu_seqlens[i], third = length / 3;
+            from[i] = cu_seqlens[i] + (second ? third : 0);
+            cu[i + 1] = cu[i] + (second ? length - third : third);
+            memcpy(part + cu[i] * D_MODEL, x + from[i] * D_MODEL, (cu[i + 1] - cu[i]) * D_MODEL * sizeof *x);
+        }
+        OK(lm_forward_varlen(layer, part, cu, SEQS, cache, result));
+        for (size_t i = 0; i < SEQS; i++)
+            memcpy(y + from[i] * D_MODEL, result + cu[i] * D_MODEL, (cu[i + 1] - cu[i]) * D_MODEL * sizeof *x);
+    }
+    CHECK(same(y, expected, COUNT));
+    CHECK(lm_cache_seqlen_offset(cache) == TOKENS - 45);
+
+    /* Every sequence is where it is alone: a step of all goes on from there, and so does a saved cache. */
+    float next[SEQS * D_MODEL], stepped[SEQS * D_MODEL], alone[D_MODEL];
+    fill(next, SEQS * D_MODEL, 77);
+    size_t size = 0, written = 0;
+    lm_cache *loaded = NULL;
+    OK(lm_cache_save(cache, NULL, 0, &size));
+    unsigned char *bytes = malloc(size);
+    OK(lm_cache_save(cache, bytes, size, &written));
+    OK(lm_cache_load(layer, bytes, size, &loaded));
+    free(bytes);
+    OK(lm_step(layer, next, cache, stepped));
+    for (size_t i = 0; i < SEQS; i++) {
+        lm_cache *one = alloc_cache(layer, 1);
+        const size_t at = cu_seqlens[i] * D_MODEL;
+        OK(lm_forward(layer, x + at, 1, cu_seqlens[i + 1] - cu_seqlens[i], one, result));
+        OK(lm_step(layer, next + i * D_MODEL, one, alone));
+        CHECK(same(alone, stepped + i * D_MODEL, D_MODEL));
+        lm_free_cache(one);
+    }
+    OK(lm_step(layer, next, loaded, next));
+    CHECK(same(next, stepped, SEQS * D_MODEL));
+    lm_free_cache(loaded);
+    lm_free_cache(cache);
+    lm_destroy(layer);
+    free(x);
+    free(expected);
+    free(y);
+    free(part);
+    free(result);
+}
+
+/* A saved cache goes on with the same bits, and its bytes say nothing but its state. */
+static void saved_caches(uint32_t variant, uint32_t dtype) {
+    lm_config config = default_config(variant, D_MODEL);
+    config.dtype = dtype;
+    lm_layer *layer = create(&config), *twin = create(&config);
+    float *x = new_floats(COUNT), *y = new_floats(COUNT), *expected = new_floats(COUNT);
+    fill(x, COUNT, 21);
+    for (uint32_t type = LM_DTYPE_DEFAULT; type <= LM_DTYPE_F16; type++) {
+        lm_cache *cache = NULL, *loaded = NULL, *clone = NULL, *moved = NULL;
+        OK(lm_alloc_cache(layer, BATCH, 0, type, &cache));
+        /* Sequences of 20, 21 and 0 tokens. */
+        steps(layer, cache, x, 0, 20, y);
+        const size_t second = 1;
+        OK(lm_step_lanes(layer, x, &second, 1, cache, y));
+        OK(lm_cache_reset_lane(cache, 2));
+
+        size_t size = 0, written = 0;
+        OK(lm_cache_save(cache, NULL, 12345, &size));
+        unsigned char *bytes = calloc(2, size + 2), *again = bytes + size + 2;
+        if (bytes == NULL)
+            exit(1);
+        bytes[0] = bytes[size + 1] = 0x5a; /* what is around is left alone */
+        OK(lm_cache_save(cache, bytes + 1, SIZE_MAX, &written)); /* at an odd address */
+        CHECK(written == size && bytes[0] == 0x5a && bytes[size + 1] == 0x5a);
+        OK(lm_cache_load(twin, bytes + 1, size, &loaded));
+        CHECK(lm_cache_batch(loaded) == BATCH && lm_cache_seqlen_offset(loaded) == 21);
+        CHECK(lm_cache_bytes(loaded) == lm_cache_bytes(cache));
+
+        for (size_t i = 0; i < lm_cache_num_states(cache); i++) {
+            lm_tensor_info info, other;
+            OK(lm_cache_state_info(cache, i, &info, sizeof info));
+            OK(lm_cache_state_info(loaded, i, &other, sizeof other));
+            CHECK(strcmp(info.name, other.name) == 0 && info.dtype == other.dtype && info.count == other.count);
+            float *state = new_floats(2 * info.count);
+            OK(lm_cache_get_state(cache, info.name, state, info.count));
+            OK(lm_cache_get_state(loaded, info.name, state + info.count, info.count));
+            CHECK(same(state, state + info.count, info.count));
+            free(state);
+        }
+
+        /* The same state has the same bytes, wherever it has been. */
+        OK(lm_cache_clone(cache, &clone));
+        OK(lm_alloc_cache(twin, BATCH, 0, type, &moved));
+        steps(twin, moved, x, 5, 13, y);
+        for (size_t lane = 0; lane < BATCH; lane++)
+            OK(lm_cache_copy_lane(moved, lane, clone, lane));
+        lm_cache *const equal[] = {cache, loaded, clone, moved};
+        for (int i = 0; i < 4; i++) {
+            memset(again, 0, size);
+            OK(lm_cache_save(equal[i], again, size, &written));
+            CHECK(written == size && memcmp(again, bytes + 1, size) == 0);
+        }
+
+        memcpy(expected, y, COUNT * sizeof *y);
+        steps(layer, cache, x, 20, SEQLEN, expected);
+        steps(twin, loaded, x, 20, SEQLEN, y);
+        CHECK(same(y, expected, COUNT));
+        OK(lm_cache_save(cache, again, size, &written));
+        CHECK(memcmp(again, bytes + 1, size) != 0);
+        OK(lm_cache_save(loaded, bytes + 1, size, &written));
+        CHECK(memcmp(again, bytes + 1, size) == 0);
+        free(bytes);
+        lm_free_cache(cache);
+        lm_free_cache(loaded);
+        lm_free_cache(clone);
+        lm_free_cache(moved);
+    }
+
+    /* Of no sequences at all. */
+    lm_cache *empty = alloc_cache(layer, 0), *loaded = NULL;
+    unsigned char bytes[256];
+    size_t written = 0;
+    OK(lm_cache_save(empty, bytes, sizeof bytes, &written));
+    OK(lm_cache_load(layer, bytes, written, &loaded));
+    CHECK(lm_cache_batch(loaded) == 0);
+    lm_free_cache(empty);
+    lm_free_cache(loaded);
+    lm_destroy(layer);
+    lm_destroy(twin);
+    free(x);
+    free(y);
+    free(expected);
+}
+
 #if defined(__x86_64__)
 #define FLUSHES 0x9fc0u /* flush-to-zero, denormals-are-zero, exceptions masked */
 #define ODDLY 0xffe3u   /* both, rounding toward zero, some status flags */
@@ -559,7 +946,18 @@ int main(void) {
         streaming(variant);
         parameters(variant);
         files(variant);
+        for (uint32_t dtype = LM_DTYPE_F32; dtype <= LM_DTYPE_F16; dtype++) {
+            /* Under valgrind, which takes minutes for all, each variant in a type of its own. */
+            if (getenv("UNDER_VALGRIND") != NULL && dtype - LM_DTYPE_F32 != variant - LM_VARIANT_PTCN)
+                continue;
+            typed_layers(variant, dtype);
+            typed_streaming(variant, dtype);
+            packed_sequences(variant, dtype);
+            saved_caches(variant, dtype);
+        }
     }
+    for (uint32_t dtype = LM_DTYPE_F32; dtype <= LM_DTYPE_F16; dtype++)
+        typed_caches(dtype);
     inference_params();
     lanes_apart();
     lanes_come_and_go();

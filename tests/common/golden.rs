@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -15,7 +17,10 @@ pub const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")
 /// The prefix of the layer's weights in every golden file.
 pub const PREFIX: &str = "layer.";
 
-/// A tensor as the file has it.
+/// What stays f32 in a layer of any type.
+const ALWAYS_F32: [&str; 3] = ["layer.A_log", "layer.D", "layer.conv_gates"];
+
+/// A tensor as the file has it; f32 holds the values of the smaller types exactly.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     pub shape: Vec<usize>,
@@ -36,6 +41,14 @@ pub struct Golden {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
+/// A case, and what the reference gave for it in the storage types.
+#[derive(Clone, Debug)]
+pub struct TypedGolden {
+    pub case: Golden,
+    /// `forward.bf16`, `forward.f16`; `step.bf16`, `step.f16`, but for the longest.
+    pub outputs: BTreeMap<String, Tensor>,
+}
+
 /// Every case with inputs and outputs, in order of name.
 pub fn cases() -> Vec<Golden> {
     read_directory(Path::new(DIRECTORY))
@@ -46,12 +59,23 @@ pub fn init_cases() -> Vec<Golden> {
     read_directory(&Path::new(DIRECTORY).join("init"))
 }
 
+/// Every case that the reference has computed in the storage types too, in order of name.
+pub fn typed_cases() -> Vec<TypedGolden> {
+    let paths = files(&Path::new(DIRECTORY).join("typed"));
+    paths.iter().map(|path| TypedGolden { case: case(&stem(path)), outputs: read_tensors(path) }).collect()
+}
+
 /// One case of `tests/golden` by name.
 pub fn case(name: &str) -> Golden {
     Golden::read(&Path::new(DIRECTORY).join(format!("{name}.safetensors")))
 }
 
 fn read_directory(directory: &Path) -> Vec<Golden> {
+    files(directory).iter().map(|path| Golden::read(path)).collect()
+}
+
+/// The golden files of a directory, in order of name.
+fn files(directory: &Path) -> Vec<PathBuf> {
     let entries =
         std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut paths: Vec<PathBuf> = entries
@@ -61,7 +85,36 @@ fn read_directory(directory: &Path) -> Vec<Golden> {
     paths.sort();
     // A test that loops over no files would pass.
     assert!(!paths.is_empty(), "no golden files in {}", directory.display());
-    paths.iter().map(|path| Golden::read(path)).collect()
+    paths
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().expect("a file").to_string_lossy().into_owned()
+}
+
+/// Every tensor of a file. Those of the storage types end in their type's name.
+fn read_tensors(path: &Path) -> BTreeMap<String, Tensor> {
+    let data = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = SafeTensors::deserialize(&data).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let read = |(name, view): (&str, TensorView<'_>)| {
+        let expected = match name.rsplit('.').next() {
+            Some("bf16") => Dtype::BF16,
+            Some("f16") => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        assert_eq!(view.dtype(), expected, "{}: {name}", path.display());
+        (name.to_string(), Tensor { shape: view.shape().to_vec(), values: values(&view) })
+    };
+    file.iter().map(read).collect()
+}
+
+fn values(view: &TensorView<'_>) -> Vec<f32> {
+    let halves = || view.data().as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+    match view.dtype() {
+        Dtype::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        Dtype::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+        _ => view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+    }
 }
 
 impl Golden {
@@ -70,30 +123,30 @@ impl Golden {
             panic!("{}: {what}: {error}", path.display())
         };
         let data = std::fs::read(path).unwrap_or_else(|e| fail("not readable", &e));
-        let file = SafeTensors::deserialize(&data).unwrap_or_else(|e| fail("not a safetensors file", &e));
         let (_, header) = SafeTensors::read_metadata(&data).unwrap_or_else(|e| fail("no header", &e));
         let metadata = header.metadata().clone().unwrap_or_default();
         let config = metadata
             .get("lite_mamba.config.layer")
             .unwrap_or_else(|| fail("metadata", &"no lite_mamba.config.layer"));
-
-        let tensors = file.iter().map(|(name, view)| {
-            assert_eq!(view.dtype(), Dtype::F32, "{}: {name}", path.display());
-            let values = view
-                .data()
-                .chunks_exact(4)
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
-                .collect();
-            let shape = view.shape().to_vec();
-            (name.to_string(), Tensor { shape, values })
-        });
         Golden {
-            name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+            name: stem(path),
             path: path.to_path_buf(),
             config: serde_json::from_str(config).unwrap_or_else(|e| fail("configuration", &e)),
             seed: metadata.get("seed").map(|seed| seed.parse().expect("a seed")),
-            tensors: tensors.collect(),
+            tensors: read_tensors(path),
         }
+    }
+
+    /// What a storage type leaves of this case: its weights and `x`, rounded by `round` where the type holds them.
+    pub fn rounded(&self, round: impl Fn(f32) -> f32) -> Golden {
+        let mut rounded = self.clone();
+        rounded.tensors.retain(|name, _| name == "x" || name.starts_with(PREFIX));
+        for (name, tensor) in &mut rounded.tensors {
+            if !ALWAYS_F32.contains(&name.as_str()) {
+                tensor.values.iter_mut().for_each(|value| *value = round(*value));
+            }
+        }
+        rounded
     }
 
     /// A tensor that every file of its kind has.

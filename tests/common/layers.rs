@@ -1,7 +1,8 @@
 //! Layers of this library, made from golden files or at random, and the few calls that every test makes.
 
 use lite_mamba::simd::Isa;
-use lite_mamba::{Cache, Config, DtInit, Layer, Tokens, Variant};
+use lite_mamba::tensor::Element;
+use lite_mamba::{Cache, Config, DType, DtInit, Layer, Tokens, Variant};
 
 use super::golden::Golden;
 use super::oracle::{self, OracleLayer};
@@ -34,9 +35,10 @@ pub fn config(golden: &Golden) -> Config {
     }
 }
 
-/// The layer of a golden file, computing with the instructions of `isa`.
-pub fn layer(golden: &Golden, isa: Isa) -> Layer {
-    let mut layer = Layer::with_isa(&config(golden), isa).expect("a valid configuration");
+/// The layer of a golden file in a storage type, computing with the instructions of `isa`.
+pub fn layer(golden: &Golden, dtype: DType, isa: Isa) -> Layer {
+    let config = Config { dtype, ..config(golden) };
+    let mut layer = Layer::with_isa(&config, isa).expect("a valid configuration");
     for (name, tensor) in golden.weights() {
         layer.set_parameter(name, &tensor.values).expect("a parameter of the layer");
     }
@@ -95,16 +97,26 @@ pub fn oracle(layer: &Layer) -> OracleLayer {
     }
 }
 
+/// The nearest values of a type, ties to even.
+pub fn converted<T: Element>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|v| v.convert()).collect()
+}
+
 /// All tokens in one call, from the beginning or on from a cache.
-pub fn forward(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
+pub fn forward<T: Element>(layer: &Layer, x: &[T], batch: usize, cache: Option<&mut Cache>) -> Vec<T> {
     let seqlen = x.len().checked_div(batch).unwrap_or(0) / layer.dims().d_model;
-    let mut y = vec![f32::NAN; x.len()];
+    let mut y = vec![T::from_f64(f64::NAN); x.len()];
     layer.forward(Tokens::Separate { x, y: &mut y }, batch, seqlen, cache).expect("a valid call");
     y
 }
 
 /// The same with each output in its input's place.
-pub fn forward_in_place(layer: &Layer, x: &[f32], batch: usize, cache: Option<&mut Cache>) -> Vec<f32> {
+pub fn forward_in_place<T: Element>(
+    layer: &Layer,
+    x: &[T],
+    batch: usize,
+    cache: Option<&mut Cache>,
+) -> Vec<T> {
     let seqlen = x.len().checked_div(batch).unwrap_or(0) / layer.dims().d_model;
     let mut both = x.to_vec();
     layer.forward(Tokens::InPlace(&mut both), batch, seqlen, cache).expect("a valid call");
@@ -112,7 +124,7 @@ pub fn forward_in_place(layer: &Layer, x: &[f32], batch: usize, cache: Option<&m
 }
 
 /// Tokens `range` of (batch, seqlen, d_model).
-pub fn tokens(x: &[f32], batch: usize, d_model: usize, range: std::ops::Range<usize>) -> Vec<f32> {
+pub fn tokens<T: Copy>(x: &[T], batch: usize, d_model: usize, range: std::ops::Range<usize>) -> Vec<T> {
     let sequence = x.len() / batch;
     x.chunks_exact(sequence.max(1))
         .flat_map(|x| &x[range.start * d_model..range.end * d_model])
@@ -121,10 +133,16 @@ pub fn tokens(x: &[f32], batch: usize, d_model: usize, range: std::ops::Range<us
 }
 
 /// All tokens in chunks of the given lengths, which add up to the sequence, through a cache.
-pub fn chunked(layer: &Layer, x: &[f32], batch: usize, lengths: &[usize], cache: &mut Cache) -> Vec<f32> {
+pub fn chunked<T: Element>(
+    layer: &Layer,
+    x: &[T],
+    batch: usize,
+    lengths: &[usize],
+    cache: &mut Cache,
+) -> Vec<T> {
     let d_model = layer.dims().d_model;
     let sequence = x.len() / batch;
-    let mut y = vec![f32::NAN; x.len()];
+    let mut y = vec![T::from_f64(f64::NAN); x.len()];
     let mut start = 0;
     for &length in lengths {
         let part = forward(layer, &tokens(x, batch, d_model, start..start + length), batch, Some(cache));
@@ -137,20 +155,20 @@ pub fn chunked(layer: &Layer, x: &[f32], batch: usize, lengths: &[usize], cache:
     y
 }
 
-/// The bits of each value, which compare where NaN is equal to itself and −0 is not 0.
-pub fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
+/// The bits of each value in f64, which compare where NaN is equal to itself and −0 is not 0.
+pub fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|v| v.to_f64().to_bits()).collect()
 }
 
 /// A tensor of the cache's state.
-pub fn state(cache: &Cache, name: &str) -> Vec<f32> {
+pub fn state<T: Element>(cache: &Cache, name: &str) -> Vec<T> {
     let info = cache.states().iter().find(|info| info.name == name).expect("a state");
-    let mut values = vec![f32::NAN; info.shape.iter().product()];
+    let mut values = vec![T::from_f64(f64::NAN); info.shape.iter().product()];
     cache.get_state(name, &mut values).expect("a valid call");
     values
 }
 
 /// The bits of every tensor of the cache's state.
-pub fn state_bits(cache: &Cache) -> Vec<Vec<u32>> {
-    cache.states().iter().map(|info| bits(&state(cache, &info.name))).collect()
+pub fn state_bits(cache: &Cache) -> Vec<Vec<u64>> {
+    cache.states().iter().map(|info| bits(&state::<f64>(cache, &info.name))).collect()
 }

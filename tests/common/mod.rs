@@ -37,6 +37,6 @@ pub fn relative_error_f32(actual: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// The same values as f64.
-pub fn widen(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&v| f64::from(v)).collect()
+pub fn widen<T: Copy + Into<f64>>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|&v| v.into()).collect()
 }

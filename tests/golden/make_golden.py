@@ -5,6 +5,7 @@ run this program is told in README.md next to it.
 
     python make_golden.py           writes every file
     python make_golden.py --check   makes everything anew in memory and compares it with the files
+    python make_golden.py typed     the same for one folder, with or without --check
 """
 
 import argparse
@@ -31,7 +32,7 @@ DEFAULTS = dict(
     use_fast_path=False, layer_idx=None,
 )
 
-# Above this length `y_step` is left out: it says nothing new and is a third of the file.
+# Above this length `y_step` and `step.*` are left out: they say nothing new and are a third of a file.
 LONGEST_Y_STEP = 131
 
 # What `--check` forgives between two machines, in parts of a tensor's largest value: products
@@ -144,6 +145,24 @@ INIT_CASES = {
                                            conv_bias=False, dt_init="constant"),
 }
 
+# The storage types, by the ending of their tensors' names.
+TYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+
+# What stays f32 in a layer of any type.
+ALWAYS_F32 = {"A_log", "D", "conv_gates"}
+
+# The cases that the reference also computes in the storage types.
+TYPED_CASES = [
+    "ptcn_l131_n17_w9", "ptcn_l131_n64", "ptcn_l131_dilation_over_length", "ptcn_l131_expand_0p7_rank3",
+    "ptcn_l131_large_inputs", "ptcn_l131_large_dt_bias", "ptcn_l131_constant_rank5", "ptcn_l1134_k5",
+    "ptcn_l1_b7_n1_w1", "ptcn_l2_dilation_over_length",
+    "stcn_l131_k3", "stcn_l131_n17_dilations_4_1_1_7", "stcn_l131_expand_1p5_large_inputs",
+    "stcn_l2_b7_w9_dilation_over_length",
+    "dpwc_l131_k3", "dpwc_l131_k5_n17_expand_0p7", "dpwc_l1134_dilations_4_1_1_7", "dpwc_l1_b7_k1",
+    "dpwc_l2_n64_dilation_over_length",
+    "baseline_l131_defaults", "baseline_l131_n64_large_inputs", "baseline_l2_b7_n5_w9",
+]
+
 
 def build(variant, config):
     """The reference layer. Each class takes only the arguments it knows."""
@@ -173,10 +192,12 @@ def perturb(layer, spec):
 
 
 def zero_state(layer, batch):
-    """Empty states for `step`. The layer's own allocate_inference_cache fails with a float expand."""
+    """Empty states for `step`, in the layer's type, as its own allocate_inference_cache makes them;
+    that one fails with a float expand."""
     lengths = getattr(layer, "conv_state_lens", [layer.d_conv])
-    conv_state = [torch.zeros(batch, layer.d_inner, length) for length in lengths]
-    return conv_state, torch.zeros(batch, layer.d_inner, layer.d_state)
+    dtype = layer.in_proj.weight.dtype
+    conv_state = [torch.zeros(batch, layer.d_inner, length, dtype=dtype) for length in lengths]
+    return conv_state, torch.zeros(batch, layer.d_inner, layer.d_state, dtype=dtype)
 
 
 def run_steps(layer, x):
@@ -204,13 +225,16 @@ def metadata_for(variant, config, **more):
     return {"lite_mamba.config.layer": json.dumps(described), **more}
 
 
-def make_case(name, spec):
+def make_layer_and_input(name, spec):
     # A seed of its own per case, so that adding one leaves the others as they are.
     torch.manual_seed(sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**32)
     layer = build(spec["variant"], spec["config"])
     perturb(layer, spec)
-    x = spec["x_scale"] * torch.randn(spec["batch"], spec["seqlen"], layer.d_model)
+    return layer, spec["x_scale"] * torch.randn(spec["batch"], spec["seqlen"], layer.d_model)
 
+
+def make_case(name, spec):
+    layer, x = make_layer_and_input(name, spec)
     projected = []
     layer.x_proj.register_forward_hook(lambda module, args, output: projected.append(output))
     with torch.no_grad():
@@ -229,6 +253,26 @@ def make_case(name, spec):
     return tensors, metadata_for(spec["variant"], spec["config"])
 
 
+def make_typed_case(name, spec):
+    """What the same layer gives in each storage type, its weights and its input converted."""
+    layer, x = make_layer_and_input(name, spec)
+    tensors = {}
+    for ending, dtype in TYPES.items():
+        typed = build(spec["variant"], {**spec["config"], "dtype": dtype})
+        typed.load_state_dict(layer.state_dict())  # rounds to nearest, ties to even
+        for parameter, value in typed.named_parameters():
+            expected = torch.float32 if parameter in ALWAYS_F32 else dtype
+            assert value.dtype == expected, f"{name}: {parameter} is {value.dtype}"
+        with torch.no_grad():
+            tensors[f"forward.{ending}"] = typed(x.to(dtype))
+            if spec["seqlen"] <= LONGEST_Y_STEP:
+                tensors[f"step.{ending}"], _, _ = run_steps(typed, x.to(dtype))
+    for key, tensor in tensors.items():
+        assert tensor.dtype == TYPES[key.split(".")[1]], f"{name}: {key} is {tensor.dtype}"
+        assert tensor.isfinite().all(), f"{name}: {key} overflows"
+    return tensors, None
+
+
 def make_init_case(spec):
     torch.manual_seed(spec["seed"])
     layer = build(spec["variant"], spec["config"])
@@ -236,18 +280,24 @@ def make_init_case(spec):
                                                      seed=str(spec["seed"]))
 
 
-def make_all():
-    for name, spec in CASES.items():
-        yield HERE / f"{name}.safetensors", *make_case(name, spec)
-    for name, spec in INIT_CASES.items():
-        yield HERE / "init" / f"{name}.safetensors", *make_init_case(spec)
+def make_all(folder):
+    """Every file, or those of "typed" or "init" alone."""
+    if folder is None:
+        for name, spec in CASES.items():
+            yield HERE / f"{name}.safetensors", *make_case(name, spec)
+    if folder in (None, "typed"):
+        for name in TYPED_CASES:
+            yield HERE / "typed" / f"{name}.safetensors", *make_typed_case(name, CASES[name])
+    if folder in (None, "init"):
+        for name, spec in INIT_CASES.items():
+            yield HERE / "init" / f"{name}.safetensors", *make_init_case(spec)
 
 
 def difference(made, stored):
     """The largest difference in parts of the largest stored value, 0.0 when every bit agrees."""
-    made, stored = made.contiguous().numpy(), stored.contiguous().numpy()
     if made.shape != stored.shape or made.dtype != stored.dtype:
         return math.inf
+    made, stored = made.contiguous().float().numpy(), stored.contiguous().float().numpy()
     if made.tobytes() == stored.tobytes():
         return 0.0
     largest = float(np.abs(stored).max())
@@ -280,7 +330,9 @@ def check(path, tensors, metadata):
     for name, tensor in tensors.items():
         error = difference(tensor, stored[name])
         worst = max(worst, error)
-        if error > (0.0 if name in exact else CHECK_TOLERANCE):
+        # In a storage type, another order of a sum shows in the last place.
+        computed = CHECK_TOLERANCE if tensor.dtype == torch.float32 else torch.finfo(tensor.dtype).eps
+        if error > (0.0 if name in exact else computed):
             print(f"{path.name}: {name} differs by {error:.3g} of its largest value")
             good = False
     if good:
@@ -290,12 +342,13 @@ def check(path, tensors, metadata):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", choices=["typed", "init"], help="only this folder's files")
     parser.add_argument("--check", action="store_true", help="compare with the files, write nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     good = True
-    for path, tensors, metadata in make_all():
+    for path, tensors, metadata in make_all(arguments.folder):
         if arguments.check:
             good &= check(path, tensors, metadata)
         else:

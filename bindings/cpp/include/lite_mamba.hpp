@@ -26,7 +26,7 @@
 //
 // SIZES
 //
-// Numbers are passed as spans, which know their sizes; so a call is told neither seqlen nor the batch of a cache. Sizes
+// Numbers are passed as spans (or as DLPack's tensors, as other libraries have them), which know their sizes; so a call is told neither seqlen nor the batch of a cache. Sizes
 // that do not fit are status::shape_mismatch, found before anything is read. Tensors are contiguous and row-major:
 // (batch, seqlen, d_model) means that the last index varies fastest. x and y of one call may be the same buffer.
 //
@@ -199,7 +199,8 @@ enum class variant : std::uint32_t {
     baseline = LM_VARIANT_BASELINE, ///< One convolution of dilation 1: `BaselineMamba`, the block of `state-spaces/mamba`.
 };
 
-/// Storage types.
+/// Storage types. Arithmetic is in f32, for f64 in f64, whatever the type. A bf16 or f16 layer keeps `A_log`, `D` and
+/// `conv_gates` in f32, as the reference does.
 enum class dtype : std::uint32_t {
     default_ = LM_DTYPE_DEFAULT, ///< Where a function allows it: the type that is natural there.
     f32 = LM_DTYPE_F32,          ///< IEEE 754 binary32: float.
@@ -604,6 +605,19 @@ inline config from_c(const lm_config& c) {
     return to;
 }
 
+inline tensor_info from_c(const lm_tensor_info& c) {
+    return {c.name, static_cast<dtype>(c.dtype), c.weight_decay, {c.shape, c.shape + c.ndim}, c.count};
+}
+
+// A uint16_t has the bits of no other type.
+inline result<void> of_16_bits(dtype type) noexcept {
+    if (type == dtype::bf16 || type == dtype::f16) return {};
+    char message[96];
+    std::snprintf(message, sizeof message, "dtype is %u; for values of 16 bits it must be bf16 or f16",
+                  static_cast<unsigned>(type));
+    return failure(status::invalid_argument, message);
+}
+
 template <class Handle>
 result<std::vector<tensor_info>> describe(const Handle* handle, std::size_t count,
                                           lm_status (*describe_one)(const Handle*, std::size_t, lm_tensor_info*, std::size_t)) {
@@ -611,7 +625,7 @@ result<std::vector<tensor_info>> describe(const Handle* handle, std::size_t coun
     for (std::size_t i = 0; i < count; ++i) {
         lm_tensor_info c;
         if (auto done = checked(describe_one(handle, i, &c, sizeof c)); !done) return std::move(done).error();
-        all[i] = {c.name, static_cast<dtype>(c.dtype), c.weight_decay, {c.shape, c.shape + c.ndim}, c.count};
+        all[i] = from_c(c);
     }
     return all;
 }
@@ -647,6 +661,13 @@ public:
 
     /// Memory that the state takes, in bytes.
     [[nodiscard]] std::size_t bytes() const noexcept { return lm_cache_bytes(handle_); }
+
+    /// Type in which the state is held; dtype::default_ if the cache was moved from.
+    [[nodiscard]] lite_mamba::dtype dtype() const noexcept {
+        lm_tensor_info c;
+        if (lm_cache_state_info(handle_, 0, &c, sizeof c) != LM_OK) return lite_mamba::dtype::default_;
+        return static_cast<lite_mamba::dtype>(c.dtype);
+    }
 
     /// Describes the states: one for each branch, and "ssm_state".
     [[nodiscard]] std::vector<tensor_info> states() const { return try_states().value(); }
@@ -699,11 +720,11 @@ public:
     /// Makes one sequence of this cache go on from where a sequence of source is; that one goes on by itself.
     ///
     /// lane: which sequence changes, below batch.
-    /// source, source_lane: where it is copied from, and may be this cache. The caches may differ in batch, but must be of
-    ///                      layers of the same shape.
+    /// source, source_lane: where it is copied from, and may be this cache. The caches may differ in batch and in dtype,
+    ///                      but must be of layers of the same variant, shape and type.
     ///
-    /// status::invalid_argument for a lane that a cache does not have; status::shape_mismatch for caches of layers of
-    /// different shapes.
+    /// status::invalid_argument for a lane that a cache does not have; status::shape_mismatch for caches of layers that
+    /// differ.
     void copy_lane(std::size_t lane, const cache_ref& source, std::size_t source_lane) {
         try_copy_lane(lane, source, source_lane).value();
     }
@@ -718,6 +739,41 @@ public:
     [[nodiscard]] cache clone() const;
     /// As clone.
     result<cache> try_clone() const noexcept;
+
+    /// The state as bytes, from which cache::load makes it again, in this process or another, on this machine or another,
+    /// with this version of the library or a later one. The same state gives the same bytes.
+    [[nodiscard]] std::vector<std::byte> save() const { return try_save().value(); }
+    /// As save.
+    [[nodiscard]] result<std::vector<std::byte>> try_save() const {
+        auto size = try_saved_size();
+        if (!size) return std::move(size).error();
+        std::vector<std::byte> buffer(*size);
+        if (auto done = try_save(buffer); !done) return std::move(done).error();
+        return buffer;
+    }
+
+    /// save into a buffer of one's own, at any alignment. Returns how many bytes of it were written; it may have more.
+    ///
+    /// status::buffer_too_small, with nothing written, for fewer than saved_size.
+    std::size_t save(span<std::byte> buffer) const { return try_save(buffer).value(); }
+    /// As save.
+    result<std::size_t> try_save(span<std::byte> buffer) const noexcept {
+        std::byte nothing; // null would ask for the size
+        std::size_t written = 0;
+        void* const data = buffer.data() == nullptr ? &nothing : buffer.data();
+        if (auto done = detail::checked(lm_cache_save(handle_, data, buffer.size(), &written)); !done)
+            return std::move(done).error();
+        return written;
+    }
+
+    /// Number of bytes that save gives.
+    [[nodiscard]] std::size_t saved_size() const { return try_saved_size().value(); }
+    /// As saved_size.
+    [[nodiscard]] result<std::size_t> try_saved_size() const noexcept {
+        std::size_t size = 0;
+        if (auto done = detail::checked(lm_cache_save(handle_, nullptr, 0, &size)); !done) return std::move(done).error();
+        return size;
+    }
 
     /// The handle, for the functions of the C interface; still owned by whatever owns it.
     [[nodiscard]] lm_cache* native_handle() noexcept { return handle_; }
@@ -737,17 +793,34 @@ class cache : public cache_ref {
 public:
     /// Creates a cache for batch sequences, all at their beginning.
     ///
-    /// layer: the layer it is for; any other layer of the same shape can use it as well.
+    /// layer: the layer it is for; any other layer of the same variant, shape and type can use it as well.
     /// batch: number of sequences.
     /// max_seqlen: accepted for the reference's sake, without effect: a sequence may be of any length.
-    /// dtype: in which the state is held: dtype::default_, which is f32 for an f32 layer, or that type itself.
+    /// dtype: in which the state is held. dtype::default_ is the type of the layer's arithmetic, f64 for an f64 layer, f32
+    ///        for every other one. bf16 and f16 take half the memory of f32; each call then rounds the states that it
+    ///        leaves, so that how a sequence is cut into calls changes its results.
     ///
-    /// status::unsupported for a type that this version cannot hold the state in; status::out_of_memory.
-    cache(const layer& layer, std::size_t batch, std::size_t max_seqlen = 0, dtype dtype = dtype::default_)
+    /// status::invalid_argument for no dtype; status::out_of_memory.
+    cache(const layer& layer, std::size_t batch, std::size_t max_seqlen = 0,
+          lite_mamba::dtype dtype = lite_mamba::dtype::default_)
         : cache(try_create(layer, batch, max_seqlen, dtype).value()) {}
     /// As the constructor.
     static result<cache> try_create(const layer& layer, std::size_t batch, std::size_t max_seqlen = 0,
-                                    dtype dtype = dtype::default_) noexcept;
+                                    lite_mamba::dtype dtype = lite_mamba::dtype::default_) noexcept;
+
+    /// Creates a cache from what save gave, exactly that.
+    ///
+    /// layer: a layer of the variant, shape and type that the cache was of.
+    /// saved: at any alignment, not kept.
+    ///
+    /// status::format for bytes that save did not give, cut short or altered; status::unsupported for those of a later
+    /// version that this one cannot read; status::shape_mismatch for a layer of another variant, shape or type;
+    /// status::out_of_memory.
+    [[nodiscard]] static cache load(const layer& layer, span<const std::byte> saved) {
+        return try_load(layer, saved).value();
+    }
+    /// As load.
+    static result<cache> try_load(const layer& layer, span<const std::byte> saved) noexcept;
 
     cache(cache&& other) noexcept : cache_ref(std::exchange(other.handle_, nullptr)) {}
     cache& operator=(cache&& other) noexcept {
@@ -959,6 +1032,46 @@ public:
         return detail::checked(lm_step(handle_.get(), x.data(), cache.native_handle(), y.data()));
     }
 
+    /// forward of tensors as other libraries have them, used where they lie: of any dtype, each of its own and whatever the
+    /// layer's, of any strides and with an offset. What differs from the layer's arithmetic is converted on its way; the
+    /// bits are otherwise those of forward of spans.
+    ///
+    /// x: (batch, seqlen, d_model), described as lm_forward_dlpack takes it.
+    /// y: (batch, seqlen, d_model), to be written, each element in a place of its own. It may be x itself.
+    /// stream: the CUDA stream to work on, for a layer on a GPU.
+    ///
+    /// status::unsupported for another type; status::invalid_argument for another device, misaligned data, elements of y in
+    /// one place, and y overlapping x in part; errors as forward.
+    void forward_dlpack(const DLTensor& x, const DLTensor& y, void* stream = nullptr) const {
+        try_forward_dlpack(x, y, stream).value();
+    }
+    /// As forward_dlpack.
+    result<void> try_forward_dlpack(const DLTensor& x, const DLTensor& y, void* stream = nullptr) const noexcept {
+        return detail::checked(lm_forward_dlpack(handle_.get(), &x, nullptr, &y, stream));
+    }
+
+    /// The same with a cache of a batch of as many sequences, which go on from its state and move it on.
+    void forward_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y, void* stream = nullptr) const {
+        try_forward_dlpack(x, cache, y, stream).value();
+    }
+    /// As forward_dlpack.
+    result<void> try_forward_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y,
+                                    void* stream = nullptr) const noexcept {
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
+        return detail::checked(lm_forward_dlpack(handle_.get(), &x, cache.native_handle(), &y, stream));
+    }
+
+    /// step of such tensors, of (batch, d_model). It allocates nothing after the first call.
+    void step_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y, void* stream = nullptr) const {
+        try_step_dlpack(x, cache, y, stream).value();
+    }
+    /// As step_dlpack.
+    result<void> try_step_dlpack(const DLTensor& x, cache_ref& cache, const DLTensor& y,
+                                 void* stream = nullptr) const noexcept {
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
+        return detail::checked(lm_step_dlpack(handle_.get(), &x, cache.native_handle(), &y, stream));
+    }
+
     /// Computes the next token of those sequences of a cache that are due. The bits are those that step gives these
     /// sequences; the others stay where they are.
     ///
@@ -978,12 +1091,61 @@ public:
             lm_step_lanes(handle_.get(), x.data(), lanes.data(), lanes.size(), cache.native_handle(), y.data()));
     }
 
+    /// Computes sequences of different lengths, packed one after the other without padding: forward of each, to the bit,
+    /// in one call. They begin here and are not continued.
+    ///
+    /// x: (total, d_model), where total is the last of cu_seqlens.
+    /// cu_seqlens: one number more than there are sequences, the first 0 and none less than the one before: sequence i has
+    ///             the tokens from cu_seqlens[i] to cu_seqlens[i + 1], that one excluded. A sequence may be empty.
+    /// y: of the size of x, and may be x itself.
+    ///
+    /// status::invalid_argument for other cu_seqlens; errors as forward.
+    void forward_varlen(span<const float> x, span<const std::size_t> cu_seqlens, span<float> y) const {
+        try_forward_varlen(x, cu_seqlens, y).value();
+    }
+    /// As forward_varlen.
+    result<void> try_forward_varlen(span<const float> x, span<const std::size_t> cu_seqlens,
+                                    span<float> y) const noexcept {
+        return packed(x, cu_seqlens, nullptr, y);
+    }
+
+    /// The same with sequence i going on from sequence i of a cache, which moves on by as many tokens.
+    ///
+    /// cache: of a batch of as many sequences as there are here, else status::shape_mismatch.
+    void forward_varlen(span<const float> x, span<const std::size_t> cu_seqlens, cache_ref& cache, span<float> y) const {
+        try_forward_varlen(x, cu_seqlens, cache, y).value();
+    }
+    /// As forward_varlen.
+    result<void> try_forward_varlen(span<const float> x, span<const std::size_t> cu_seqlens, cache_ref& cache,
+                                    span<float> y) const noexcept {
+        if (cache.native_handle() == nullptr) return detail::moved_from("cache");
+        return packed(x, cu_seqlens, cache.native_handle(), y);
+    }
+
     /// Describes the parameters. Names, shapes and order are those of the reference's state dict; of two names for one
     /// tensor (`conv1d.weight` is branch 0's) only one is listed, and every function accepts both.
     [[nodiscard]] std::vector<tensor_info> parameters() const { return try_parameters().value(); }
     /// As parameters.
     [[nodiscard]] result<std::vector<tensor_info>> try_parameters() const {
         return detail::describe<lm_layer>(handle_.get(), lm_num_parameters(handle_.get()), lm_parameter_info);
+    }
+
+    /// Describes a parameter.
+    ///
+    /// name: as in parameters, or its other name.
+    ///
+    /// status::not_found for another name.
+    [[nodiscard]] tensor_info find_parameter(const std::string& name) const { return try_find_parameter(name).value(); }
+    /// As find_parameter.
+    [[nodiscard]] result<tensor_info> try_find_parameter(const std::string& name) const {
+        if (auto done = detail::checked("name", name); !done) return std::move(done).error();
+        std::size_t index = 0;
+        if (auto done = detail::checked(lm_find_parameter(handle_.get(), name.c_str(), &index)); !done)
+            return std::move(done).error();
+        lm_tensor_info c;
+        if (auto done = detail::checked(lm_parameter_info(handle_.get(), index, &c, sizeof c)); !done)
+            return std::move(done).error();
+        return detail::from_c(c);
     }
 
     /// Copies a parameter out.
@@ -997,6 +1159,15 @@ public:
     result<void> try_get_parameter(const std::string& name, span<float> out) const noexcept {
         if (auto done = detail::checked("name", name); !done) return done;
         return detail::checked(lm_get_parameter(handle_.get(), name.c_str(), out.data(), out.size()));
+    }
+
+    /// Copies a parameter out exactly, whatever its type.
+    ///
+    /// Arguments and errors as for floats, and status::out_of_memory.
+    void get_parameter(const std::string& name, span<double> out) const { try_get_parameter(name, out).value(); }
+    /// As get_parameter.
+    result<void> try_get_parameter(const std::string& name, span<double> out) const noexcept {
+        return try_get_parameter(name, dtype::f64, lite_mamba::as_writable_bytes(out));
     }
 
     /// Copies a parameter out in a type of the caller's choice: every value exactly where the type can hold it, as f64
@@ -1017,6 +1188,16 @@ public:
                                                       out.data(), out.size()));
     }
 
+    /// The same in a type of 16 bits, dtype::bf16 or dtype::f16, as the bits of each value.
+    void get_parameter(const std::string& name, dtype dtype, span<std::uint16_t> out) const {
+        try_get_parameter(name, dtype, out).value();
+    }
+    /// As get_parameter.
+    result<void> try_get_parameter(const std::string& name, dtype dtype, span<std::uint16_t> out) const noexcept {
+        if (auto done = detail::of_16_bits(dtype); !done) return done;
+        return try_get_parameter(name, dtype, lite_mamba::as_writable_bytes(out));
+    }
+
     /// Replaces a parameter. Caches stay as they are.
     ///
     /// name: as in parameters, or its other name.
@@ -1028,6 +1209,15 @@ public:
     result<void> try_set_parameter(const std::string& name, span<const float> values) noexcept {
         if (auto done = detail::checked("name", name); !done) return done;
         return detail::checked(lm_set_parameter(handle_.get(), name.c_str(), values.data(), values.size()));
+    }
+
+    /// Replaces a parameter: every value exactly where the layer's type can hold it, else rounded to nearest.
+    ///
+    /// Arguments and errors as for floats.
+    void set_parameter(const std::string& name, span<const double> values) { try_set_parameter(name, values).value(); }
+    /// As set_parameter.
+    result<void> try_set_parameter(const std::string& name, span<const double> values) noexcept {
+        return try_set_parameter(name, dtype::f64, lite_mamba::as_bytes(values));
     }
 
     /// Replaces a parameter with values of a type of the caller's choice: every value exactly where the layer's type can
@@ -1046,6 +1236,16 @@ public:
         if (auto done = detail::checked("name", name); !done) return done;
         return detail::checked(lm_set_parameter_typed(handle_.get(), name.c_str(), static_cast<std::uint32_t>(dtype),
                                                       values.data(), values.size()));
+    }
+
+    /// The same with values of a type of 16 bits, dtype::bf16 or dtype::f16, as the bits of each.
+    void set_parameter(const std::string& name, dtype dtype, span<const std::uint16_t> values) {
+        try_set_parameter(name, dtype, values).value();
+    }
+    /// As set_parameter.
+    result<void> try_set_parameter(const std::string& name, dtype dtype, span<const std::uint16_t> values) noexcept {
+        if (auto done = detail::of_16_bits(dtype); !done) return done;
+        return try_set_parameter(name, dtype, lite_mamba::as_bytes(values));
     }
 
     /// The handle, for the functions of the C interface; still owned here.
@@ -1117,15 +1317,31 @@ private:
         return {};
     }
 
+    // x and y are (total, d_model); the cache may be null.
+    result<void> packed(span<const float> x, span<const std::size_t> cu_seqlens, lm_cache* cache,
+                        span<float> y) const noexcept {
+        const std::size_t total = cu_seqlens.empty() ? 0 : cu_seqlens[cu_seqlens.size() - 1];
+        if (auto done = one_token_each(x, "the last of cu_seqlens", total, y); !done) return done;
+        const std::size_t num_seqs = cu_seqlens.empty() ? 0 : cu_seqlens.size() - 1;
+        return detail::checked(lm_forward_varlen(handle_.get(), x.data(), cu_seqlens.data(), num_seqs, cache, y.data()));
+    }
+
     std::unique_ptr<lm_layer, detail::freeing> handle_;
     std::size_t d_model_ = 0;
 };
 
 inline result<cache> cache::try_create(const layer& layer, std::size_t batch, std::size_t max_seqlen,
-                                       dtype dtype) noexcept {
+                                       lite_mamba::dtype dtype) noexcept {
     lm_cache* handle = nullptr;
     auto done = detail::checked(lm_alloc_cache(layer.native_handle(), batch, max_seqlen, static_cast<std::uint32_t>(dtype),
                                                &handle));
+    if (!done) return std::move(done).error();
+    return cache(handle);
+}
+
+inline result<cache> cache::try_load(const layer& layer, span<const std::byte> saved) noexcept {
+    lm_cache* handle = nullptr;
+    auto done = detail::checked(lm_cache_load(layer.native_handle(), saved.data(), saved.size(), &handle));
     if (!done) return std::move(done).error();
     return cache(handle);
 }

@@ -65,6 +65,9 @@ using view = lm::span<const float>;
 using place = lm::span<float>;
 static_assert(noexcept(std::declval<const lm::layer&>().try_step(view(), std::declval<lm::cache&>(), place())));
 static_assert(noexcept(std::declval<const lm::layer&>().try_forward(view(), 1, place())));
+static_assert(noexcept(std::declval<const lm::layer&>().try_forward_varlen(view(), {}, std::declval<lm::cache&>(), place())));
+static_assert(noexcept(std::declval<const lm::cache&>().try_save(lm::span<std::byte>())));
+static_assert(noexcept(lm::cache::try_load(std::declval<const lm::layer&>(), {})));
 static_assert(!noexcept(std::declval<const lm::layer&>().step(view(), std::declval<lm::cache&>(), place())));
 
 // ---- Helpers ----
@@ -264,8 +267,8 @@ TEST(config_errors) {
     CHECK(contains(message(), "layer_idx is -3"));
 
     config.layer_idx.reset();
-    config.dtype = lm::dtype::f64;
-    CHECK(lm::layer::try_create(config).error().code() == status::unsupported);
+    config.dtype = lm::dtype::default_;
+    CHECK(contains(message(), "dtype is 0"));
     config.dtype = lm::dtype::f32;
     config.d_model = std::numeric_limits<std::size_t>::max() / 64;
     CHECK(lm::layer::try_create(config).error().code() == status::out_of_memory);
@@ -374,6 +377,16 @@ TEST(what_was_moved_from_fails) {
     FAILS(null, empty_layer., forward(x, params, y));
     FAILS(null, empty_layer., step(x, cache, y));
     FAILS(null, empty_layer., step_lanes(x, lanes, cache, y));
+    const std::vector<std::size_t> cu_seqlens = {0, 1};
+    FAILS(null, empty_layer., forward_varlen(x, cu_seqlens, y));
+    FAILS(null, empty_layer., forward_varlen(x, cu_seqlens, cache, y));
+    FAILS(null, empty_layer., find_parameter("D"));
+    std::vector<double> wide(8);
+    std::vector<std::uint16_t> half(8);
+    FAILS(null, empty_layer., get_parameter("D", wide));
+    FAILS(null, empty_layer., set_parameter("D", wide));
+    FAILS(null, empty_layer., get_parameter("D", lm::dtype::bf16, half));
+    FAILS(null, empty_layer., set_parameter("D", lm::dtype::bf16, half));
     FAILS(null, empty_layer., config());
     FAILS(null, empty_layer., save("x.safetensors"));
     FAILS(null, empty_layer., get_parameter("D", y));
@@ -385,6 +398,12 @@ TEST(what_was_moved_from_fails) {
     CHECK(FAILS(null, layer., forward(x, empty_cache, y)) == "cache was moved from; it must hold something");
     FAILS(null, layer., step(x, empty_cache, y));
     FAILS(null, layer., step_lanes(x, lanes, empty_cache, y));
+    CHECK(FAILS(null, layer., forward_varlen(x, cu_seqlens, empty_cache, y)) == "cache was moved from; it must hold something");
+    FAILS(null, empty_cache., save());
+    FAILS(null, empty_cache., save(lm::as_writable_bytes(place(y))));
+    FAILS(null, empty_cache., saved_size());
+    CHECK(empty_cache.dtype() == lm::dtype::default_);
+    fails(null, [&] { static_cast<void>(lm::cache::load(empty_layer, {})); }, [&] { return lm::cache::try_load(empty_layer, {}); });
     FAILS(null, empty_cache., reset());
     FAILS(null, empty_cache., reset_lane(0));
     FAILS(null, empty_cache., copy_lane(0, cache, 0));
@@ -434,6 +453,10 @@ TEST(streams_have_the_bits_of_the_whole) {
     layer.forward({}, 0, {});
     layer.forward(none, cache, none);
     layer.step_lanes(none, {}, cache, none);
+    const std::vector<std::size_t> empty_sequences(2);
+    layer.forward_varlen(none, empty_sequences, cache, none);
+    layer.forward_varlen({}, {}, {});
+    layer.forward_varlen({}, {}, cache, {});
     lm::cache of_none(layer, 0);
     layer.step(none, of_none, none);
     CHECK(cache.seqlen_offset() == 1);
@@ -486,8 +509,94 @@ TEST(sizes) {
     CHECK(same_bits(y, marked));
     fails(status::out_of_memory, [&] { lm::cache huge(layer, std::size_t(1) << 60); },
           [&] { return lm::cache::try_create(layer, std::size_t(1) << 60); });
-    fails(status::unsupported, [&] { lm::cache half(layer, 1, 0, lm::dtype::f16); },
-          [&] { return lm::cache::try_create(layer, 1, 0, lm::dtype::f16); });
+    const auto no_type = static_cast<lm::dtype>(9);
+    const auto refused = fails(status::invalid_argument, [&] { lm::cache none(layer, 1, 0, no_type); },
+                               [&] { return lm::cache::try_create(layer, 1, 0, no_type); });
+    CHECK(contains(refused, "dtype is 9"));
+
+    const std::vector<std::size_t> two = {0, 1, 2}, falls = {0, 3, 2}, begins_late = {1, 2}, three = {0, 1, 1, 2};
+    CHECK(FAILS(mismatch, layer., forward_varlen(x24, two, y24)) ==
+          "x has 24 values; it must have the last of cu_seqlens * d_model, 2 * 8");
+    CHECK(FAILS(mismatch, layer., forward_varlen(x16, two, y15)) == "y has 15 values; it must have as many as x, 16");
+    FAILS(mismatch, layer., forward_varlen(x15, two, y15));
+    FAILS(mismatch, layer., forward_varlen(x24, two, cache, y24));
+    FAILS(mismatch, layer., forward_varlen({}, two, cache, {}));
+    FAILS(mismatch, layer., forward_varlen(x16, {}, y16));
+    FAILS(mismatch, layer., forward_varlen(x16, three, cache, y16));
+    const std::vector<std::size_t> far = {0, std::numeric_limits<std::size_t>::max() / 8 + 1}; // 8 times that is 0
+    FAILS(mismatch, layer., forward_varlen(x16, far, y16));
+    CHECK(contains(FAILS(status::invalid_argument, layer., forward_varlen(x16, falls, y16)), "cu_seqlens[2] is 2"));
+    CHECK(contains(FAILS(status::invalid_argument, layer., forward_varlen(x16, begins_late, y16)), "cu_seqlens[0] is 1"));
+    FAILS(status::invalid_argument, layer., forward_varlen(place(y).subspan(4, 16), two, y16));
+    CHECK(cache.seqlen_offset() == 0 && same_bits(y, marked));
+}
+
+// A tensor of another library.
+template <class T, std::size_t sides>
+DLTensor tensor(T* data, std::array<std::int64_t, sides>& shape, std::int64_t* strides = nullptr) {
+    DLTensor t{};
+    t.data = data;
+    t.device.device_type = kDLCPU;
+    t.ndim = int(sides);
+    t.dtype.code = kDLFloat;
+    t.dtype.bits = sizeof(T) * 8;
+    t.dtype.lanes = 1;
+    t.shape = shape.data();
+    t.strides = strides;
+    return t;
+}
+
+TEST(tensors_of_other_libraries) {
+    const lm::layer layer(small_config());
+    const std::size_t batch = 2, seqlen = 3, d = layer.d_model();
+    floats x = waves(batch * seqlen * d), y(x.size()), expected(x.size());
+    layer.forward(x, batch, expected);
+    std::array<std::int64_t, 3> shape = {2, 3, 8};
+    layer.forward_dlpack(tensor(x.data(), shape), tensor(y.data(), shape));
+    CHECK(same_bits(y, expected));
+
+    // Doubles, the token first.
+    std::array<std::int64_t, 3> strides = {8, 16, 1};
+    std::vector<double> turned(x.size()), result(x.size());
+    const auto place_of = [&](std::size_t i) { return (i / d % seqlen * batch + i / d / seqlen) * d + i % d; };
+    for (std::size_t i = 0; i < x.size(); ++i) turned[place_of(i)] = double(x[i]);
+    layer.forward_dlpack(tensor(turned.data(), shape, strides.data()), tensor(result.data(), shape, strides.data()));
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(result[place_of(i)] == double(expected[i]));
+
+    // With a cache, and token by token, each where it lies.
+    lm::cache cache(layer, batch), stepped(layer, batch);
+    y.assign(y.size(), 0);
+    layer.forward_dlpack(tensor(x.data(), shape), cache, tensor(y.data(), shape));
+    CHECK(same_bits(y, expected) && cache.seqlen_offset() == 3);
+    y.assign(y.size(), 0);
+    std::array<std::int64_t, 2> one = {2, 8};
+    std::array<std::int64_t, 2> apart = {24, 1};
+    for (std::size_t t = 0; t < seqlen; ++t)
+        layer.step_dlpack(tensor(&x[t * d], one, apart.data()), stepped, tensor(&y[t * d], one, apart.data()));
+    CHECK(same_bits(y, expected) && stepped.save() == cache.save());
+
+    // Refused, with nothing changed.
+    const DLTensor good = tensor(x.data(), shape), out = tensor(y.data(), shape), token = tensor(x.data(), one);
+    DLTensor bad = good;
+    bad.dtype.bits = 8;
+    FAILS(status::unsupported, layer., forward_dlpack(bad, out));
+    bad = good;
+    bad.device.device_type = kDLMetal;
+    FAILS(status::invalid_argument, layer., forward_dlpack(bad, out));
+    FAILS(status::shape_mismatch, layer., forward_dlpack(token, token));
+    FAILS(status::shape_mismatch, layer., step_dlpack(good, cache, out));
+    lm::cache single(layer, 1);
+    FAILS(status::shape_mismatch, layer., forward_dlpack(good, single, out));
+    FAILS(status::shape_mismatch, layer., step_dlpack(token, single, token));
+    { lm::cache taken = std::move(single); }
+    CHECK(FAILS(status::null_pointer, layer., forward_dlpack(good, single, out)) == "cache was moved from; it must hold something");
+    FAILS(status::null_pointer, layer., step_dlpack(token, single, token));
+    lm::layer empty(small_config());
+    { lm::layer taken = std::move(empty); }
+    FAILS(status::null_pointer, empty., forward_dlpack(good, out));
+    FAILS(status::null_pointer, empty., forward_dlpack(good, cache, out));
+    FAILS(status::null_pointer, empty., step_dlpack(token, cache, token));
+    CHECK(same_bits(y, expected) && cache.seqlen_offset() == 3);
 }
 
 // ---- Caches ----
@@ -556,6 +665,142 @@ TEST(caches) {
     CHECK(lm_cache_batch(std::as_const(cache).native_handle()) == 2);
 }
 
+TEST(packed_sequences_have_the_bits_of_each) {
+    for (const auto type : {lm::dtype::f32, lm::dtype::bf16}) {
+        auto config = small_config();
+        config.dtype = type;
+        const lm::layer layer(config);
+        const std::size_t d = layer.d_model();
+        const std::vector<std::size_t> cu_seqlens = {0, 3, 3, 4, 11};
+        const floats x = waves(11 * d);
+        floats y(x.size()), expected(x.size());
+        for (std::size_t i = 0; i + 1 < cu_seqlens.size(); ++i) {
+            const std::size_t at = cu_seqlens[i] * d, size = cu_seqlens[i + 1] * d - at;
+            layer.forward(view(x).subspan(at, size), 1, place(expected).subspan(at, size));
+        }
+        layer.forward_varlen(x, cu_seqlens, y);
+        CHECK(same_bits(y, expected));
+        floats in_place = x;
+        CHECK(layer.try_forward_varlen(in_place, cu_seqlens, in_place));
+        CHECK(same_bits(in_place, expected));
+
+        // One that ends here goes on with the cache.
+        lm::cache cache(layer, 4), alone(layer, 1);
+        layer.forward_varlen(x, cu_seqlens, cache, y);
+        CHECK(same_bits(y, expected) && cache.seqlen_offset() == 7);
+        const floats tokens = waves(4 * d, 2);
+        floats next(4 * d), last(d);
+        layer.step(tokens, cache, next);
+        layer.forward(view(x).last(7 * d), alone, place(y).last(7 * d));
+        layer.step(view(tokens).last(d), alone, last);
+        CHECK(same_bits(view(next).last(d), last));
+    }
+}
+
+TEST(caches_are_saved) {
+    const lm::layer layer(small_config());
+    lm::cache cache(layer, 2);
+    const floats x = waves(32), token = waves(16, 1);
+    floats y(32), expected(16), actual(16);
+    layer.forward(x, cache, y);
+    const std::vector<std::byte> saved = cache.save();
+    CHECK(saved.size() == cache.saved_size() && cache.clone().save() == saved);
+
+    lm::cache loaded = lm::cache::load(layer, saved);
+    CHECK(loaded.batch() == 2 && loaded.seqlen_offset() == 2 && loaded.dtype() == lm::dtype::f32 && loaded.save() == saved);
+    layer.step(token, cache, expected);
+    layer.step(token, loaded, actual);
+    CHECK(same_bits(actual, expected) && cache.save() != saved && cache.save() == loaded.save());
+
+    // A buffer of one's own, at any alignment.
+    std::vector<std::byte> buffer(saved.size() + 2, std::byte{0x5a});
+    const lm::span<std::byte> all(buffer);
+    CHECK(cache.save(all.subspan(1)) == saved.size());
+    CHECK(buffer.front() == std::byte{0x5a} && buffer.back() == std::byte{0x5a});
+    CHECK(lm::cache::load(layer, all.subspan(1, saved.size())).seqlen_offset() == 3);
+    const auto before = buffer;
+    CHECK(contains(FAILS(status::buffer_too_small, cache., save(all.first(saved.size() - 1))), "capacity is"));
+    FAILS(status::buffer_too_small, cache., save({}));
+    CHECK(buffer == before);
+
+    const auto load_fails = [](status code, const lm::layer& from, lm::span<const std::byte> bytes) {
+        return fails(code, [&] { static_cast<void>(lm::cache::load(from, bytes)); },
+                     [&] { return lm::cache::try_load(from, bytes); });
+    };
+    const lm::span<const std::byte> good(saved);
+    load_fails(status::format, layer, {});
+    load_fails(status::format, layer, good.first(saved.size() - 1));
+    CHECK(contains(load_fails(status::format, layer, lm::as_bytes(view(x))), "does not begin like one"));
+    auto altered = saved;
+    altered.back() ^= std::byte{1};
+    CHECK(contains(load_fails(status::format, layer, altered), "checksum"));
+    altered = saved;
+    altered[8] = std::byte{2};
+    CHECK(contains(load_fails(status::unsupported, layer, altered), "version 2"));
+    auto other = small_config();
+    other.d_state = 7;
+    CHECK(contains(load_fails(status::shape_mismatch, lm::layer(other), good), "d_state is 16; this layer's is 7"));
+    other = small_config();
+    other.dtype = lm::dtype::bf16;
+    CHECK(contains(load_fails(status::shape_mismatch, lm::layer(other), good), "dtype"));
+}
+
+// Caches and layers of every type.
+TEST(types) {
+    for (const auto type : {lm::dtype::f32, lm::dtype::f64, lm::dtype::bf16, lm::dtype::f16}) {
+        auto config = small_config();
+        config.dtype = type;
+        const bool is_f64 = type == lm::dtype::f64, is_short = type == lm::dtype::bf16 || type == lm::dtype::f16;
+        lm::layer layer(config);
+        CHECK(layer.config().dtype == type);
+        CHECK(layer.find_parameter("in_proj.weight").dtype == type);
+        CHECK(layer.find_parameter("D").dtype == (is_short ? lm::dtype::f32 : type));
+        CHECK(lm::cache(layer, 1).dtype() == (is_f64 ? lm::dtype::f64 : lm::dtype::f32));
+
+        std::vector<std::size_t> bytes;
+        for (const auto held : {lm::dtype::f16, lm::dtype::bf16, lm::dtype::f32, lm::dtype::f64}) {
+            lm::cache cache(layer, 1, 0, held);
+            floats token = waves(8);
+            layer.step(token, cache, token);
+            CHECK(cache.dtype() == held && cache.states().back().dtype == held);
+            CHECK(lm::cache::load(layer, cache.save()).dtype() == held);
+            bytes.push_back(cache.bytes());
+        }
+        CHECK(bytes[0] == bytes[1] && bytes[3] - bytes[2] == 2 * (bytes[2] - bytes[1]));
+
+        // Values that are in the type or not.
+        const double third = 1.0 / 3;
+        const std::vector<double> thirds(8 * 32, third);
+        std::vector<double> exact(8 * 32);
+        layer.set_parameter("in_proj.weight", thirds);
+        layer.get_parameter("in_proj.weight", exact);
+        CHECK(exact[9] == (is_f64 ? third : type == lm::dtype::f32 ? double(1.0F / 3) : type == lm::dtype::bf16 ? 0.333984375 : 0.333251953125));
+        std::vector<std::uint16_t> bits(8 * 32);
+        layer.get_parameter("in_proj.weight", lm::dtype::bf16, bits);
+        CHECK(bits[3] == 0x3EAB);
+        layer.get_parameter("in_proj.weight", lm::dtype::f16, bits);
+        CHECK(bits[3] == (type == lm::dtype::bf16 ? 0x3558 : 0x3555));
+        bits.assign(8 * 32, 0x3C00);
+        layer.set_parameter("in_proj.weight", lm::dtype::f16, bits);
+        layer.get_parameter("in_proj.weight", exact);
+        CHECK(exact[0] == 1 && exact.back() == 1);
+        bits.assign(8 * 32, 0xBF80);
+        layer.set_parameter("in_proj.weight", lm::dtype::bf16, bits);
+        layer.get_parameter("in_proj.weight", exact);
+        CHECK(exact[0] == -1 && exact.back() == -1);
+
+        // A file keeps the type.
+        const temporary_directory directory;
+        layer.save(directory.path / "typed.safetensors");
+        const auto loaded = lm::layer::load(directory.path / "typed.safetensors");
+        const floats x = waves(24);
+        floats y(24), expected(24);
+        layer.forward(x, 1, expected);
+        loaded.forward(x, 1, y);
+        CHECK(loaded.config().dtype == type && same_bits(y, expected));
+    }
+}
+
 TEST(several_layers) {
     std::vector<lm::layer> layers;
     for (const std::int64_t i : {0, 1}) {
@@ -614,6 +859,10 @@ TEST(parameters) {
     layer.get_parameter("D", lm::dtype::f64, lm::as_writable_bytes(lm::span(exact)));
     CHECK(exact[15] == 0.5);
 
+    const lm::tensor_info found = layer.find_parameter("conv1d.weight");
+    CHECK(found.name == "conv1d_layers.0.weight" && (found.shape == std::vector<std::size_t>{16, 1, 4}));
+    CHECK(found.count == 64 && found.dtype == lm::dtype::f32 && found.weight_decay);
+
     // The other name of branch 0.
     floats one(8 * 2 * 4), two(one.size());
     layer.get_parameter("conv1d.weight", one);
@@ -626,6 +875,18 @@ TEST(parameters) {
     FAILS(status::shape_mismatch, layer., set_parameter("D", lm::dtype::f64, lm::as_bytes(lm::span(one))));
     FAILS(status::invalid_argument, layer., get_parameter("D", static_cast<lm::dtype>(9), lm::as_writable_bytes(lm::span(exact))));
     FAILS(status::invalid_argument, layer., get_parameter(std::string("D\0", 2), one));
+    CHECK(contains(FAILS(status::not_found, layer., find_parameter("E")), "\"E\""));
+    FAILS(status::invalid_argument, layer., find_parameter(std::string("D\0", 2)));
+    FAILS(status::shape_mismatch, layer., get_parameter("D", lm::span(exact).first(15)));
+    FAILS(status::shape_mismatch, layer., set_parameter("D", lm::span(exact).first(15)));
+    FAILS(status::shape_mismatch, layer., get_parameter("D", lm::dtype::f16, lm::span(half).first(15)));
+    FAILS(status::shape_mismatch, layer., set_parameter("D", lm::dtype::f16, lm::span(half).first(15)));
+    std::vector<std::uint16_t> as_many_bytes(32);
+    CHECK(FAILS(status::invalid_argument, layer., get_parameter("D", lm::dtype::f32, as_many_bytes)) ==
+          "dtype is 1; for values of 16 bits it must be bf16 or f16");
+    FAILS(status::invalid_argument, layer., set_parameter("D", lm::dtype::default_, as_many_bytes));
+    layer.get_parameter("D", exact);
+    CHECK(exact[15] == 0.5);
 }
 
 TEST(files) {

@@ -37,11 +37,25 @@ int main() {
     lite_mamba::cache cache(layer, 1);
     std::vector<float> x(16, 0.5F), y(16);
 
+    const std::vector<std::size_t> cu_seqlens = {0, 1};
+    std::vector<std::byte> saved(cache.saved_size());
+    std::int64_t shape[] = {1, 16};
+    DLTensor tensor{};
+    tensor.data = x.data();
+    tensor.device.device_type = kDLCPU;
+    tensor.ndim = 2;
+    tensor.dtype.code = kDLFloat;
+    tensor.dtype.bits = 32;
+    tensor.dtype.lanes = 1;
+    tensor.shape = shape;
     const long before = allocations;
     for (int i = 0; i < 100; ++i) {
         layer.step(x, cache, y);
         CHECK(layer.try_step(x, cache, y));
         layer.forward(x, cache, y);
+        layer.forward_varlen(x, cu_seqlens, cache, y);
+        CHECK(cache.save(saved) == saved.size());
+        layer.step_dlpack(tensor, cache, tensor);
     }
     CHECK(allocations == before);
 

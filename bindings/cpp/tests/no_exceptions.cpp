@@ -34,7 +34,14 @@ int without_exceptions() {
         CHECK(layer.try_step({&x[8 * t], 8}, *made, {&steps[8 * t], 8}));
     CHECK(whole == steps);
     CHECK(made->try_clone()->seqlen_offset() == 2);
+    const auto saved = made->try_save();
+    CHECK(saved && lm::cache::try_load(layer, *saved)->seqlen_offset() == 2);
+    CHECK(lm::cache::try_load(layer, {}).error().code() == status::format);
     CHECK(made->try_reset() && made->try_states()->size() == 2);
+
+    const std::vector<std::size_t> cu_seqlens = {0, 2};
+    CHECK(layer.try_forward_varlen(x, cu_seqlens, steps) && whole == steps);
+    CHECK(layer.try_find_parameter("D")->count == 16);
 
     auto params = lm::inference_params::try_create(1);
     CHECK(params && layer.try_forward(x, *params, steps) && whole == steps);

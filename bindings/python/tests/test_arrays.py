@@ -40,6 +40,7 @@ def given(monkeypatch):
 
     spy("lm_forward", 1, 5)
     spy("lm_step", 1, 3)
+    spy("lm_forward_varlen", 1, 5)
     spy("lm_forward_dlpack", 1, 3)
     spy("lm_step_dlpack", 1, 3)
     return addresses
@@ -87,6 +88,11 @@ def test_x_and_out_are_used_where_they_lie(layer, given):
     assert layer.forward(x, out=out) is out
     assert given[-1] == (beginning(x), beginning(out))
     assert np.array_equal(out, y)
+
+    packed, out = x[0].copy(), np.empty((5, D_MODEL), np.float32)
+    assert layer.forward_varlen(packed, [0, 2, 5], out=out) is out
+    assert given[-1] == (beginning(packed), beginning(out))
+    assert np.array_equal(out[:2], y[0, :2])
 
     with Cache(layer, 2) as cache:
         token, out = x[:, 0].copy(), np.empty((2, D_MODEL), np.float32)

@@ -38,6 +38,7 @@ TYPES = {
     "float*": ctypes.c_void_p,
     # As an argument: of any alignment that numpy gives. As a field, see below.
     "size_t*": ctypes.c_void_p,
+    "size_t**": ctypes.POINTER(ctypes.c_size_t),
     "lm_layer*": ctypes.c_void_p,
     "lm_cache*": ctypes.c_void_p,
     "lm_inference_params*": ctypes.c_void_p,
@@ -79,9 +80,10 @@ def c_type(words):
 
 
 def functions_of(code):
-    """What every function returns and takes, by its name."""
+    """What every function returns and takes, by its name. One size_t that is written is a `size_t**`."""
     functions = {}
     for result, name, arguments in re.findall(r"LM_API\s+([\w\s*]+?)(lm_\w+)\(([^)]*)\);", code):
+        arguments = re.sub(r"(?<!const )\bsize_t \*", "size_t **", arguments)
         taken = [] if arguments.strip() == "void" else arguments.split(",")
         # The last word of an argument is its name.
         functions[name] = [c_type(result), *(c_type(re.sub(r"\w+$", "", a.strip())) for a in taken)]

@@ -5,6 +5,7 @@ import ctypes
 import json
 import mmap
 import pickle
+import sys
 from dataclasses import fields, replace
 
 import ml_dtypes
@@ -63,12 +64,13 @@ def test_every_field_reaches_the_layer():
         bias=True,
         use_fast_path=True,
         layer_idx=7,
+        dtype="bfloat16",
         variant="DPWC",
         math="tf32",
         seed=9,
     )
     default = Config(1)
-    left_out = {"device", "dtype", "device_index"}
+    left_out = {"device", "device_index"}
     for field in fields(Config):
         if field.name not in left_out:
             assert getattr(config, field.name) != getattr(default, field.name), field.name
@@ -113,13 +115,153 @@ def test_a_negative_seed_is_the_one_of_torch():
         ({"dt_init": "zero"}, ValueError, "dt_init is 'zero'"),
         ({"layer_idx": -1}, ValueError, "layer_idx is -1"),
         ({"seed": 2**64}, ValueError, "seed is"),
-        ({"dtype": "bfloat16"}, lm.UnsupportedError, "dtype"),
+        ({"dtype": "int8"}, ValueError, "dtype is 'int8'; it must be one of float32, float64, bfloat16"),
+        ({"dtype": np.int8}, ValueError, "dtype is .*int8.*; it must be one of"),
+        ({"dtype": ">f4"}, ValueError, "dtype is '>f4'"),
+        ({"dtype": None}, ValueError, "dtype is None"),
         ({"device": "cuda"}, (lm.UnsupportedError, lm.CudaError), "."),
     ],
 )
 def test_configurations_that_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         Layer(Config(**{"d_model": 8, **changes}))
+
+
+# Types
+
+TYPES = ["float32", "float64", "bfloat16", "float16"]
+
+
+class TorchType:
+    """As PyTorch's types are: known by the name alone."""
+
+    __module__ = "torch"
+
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return f"torch.{self.name}"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        *[(name, name) for name in TYPES],
+        *[(TorchType(name), name) for name in TYPES],
+        (np.float32, "float32"),
+        (np.dtype("f8"), "float64"),
+        (float, "float64"),
+        ("<f2" if np.little_endian else ">f2", "float16"),
+        (ml_dtypes.bfloat16, "bfloat16"),
+    ],
+)
+def test_types_by_any_name(given, name):
+    config = Config(4, dtype=given)
+    assert config == Config(4, dtype=name)
+    assert config.dtype == name
+    with Layer(config) as layer, Cache(layer, dtype=given) as cache:
+        assert layer.config.dtype == name
+        assert cache.dtype == name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float", np.int8, ">f4", 3, TorchType("int8"), "torch.float16"])
+def test_types_that_a_cache_cannot_be_held_in(layer, dtype):
+    if dtype == "float":  # which is numpy's name of float64
+        assert Cache(layer, dtype=dtype).dtype == "float64"
+        return
+    with pytest.raises(ValueError, match=r"dtype is .*; it must be one of float32, float64"):
+        Cache(layer, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_layers_of_every_type(layer, dtype, tmp_path):
+    config = replace(layer.config, dtype=dtype)
+    x = random(2, 7, 6)
+    with Layer(config) as typed, Cache(typed, 2) as cache:
+        assert f" {dtype} " in repr(typed)
+        kept = {name: typed.parameters.info(name).dtype for name in typed.parameters}
+        assert kept["in_proj.weight"] == kept["dt_proj.bias"] == dtype
+        assert kept["A_log"] == kept["D"] == ("float64" if dtype == "float64" else "float32")
+        assert cache.dtype == ("float64" if dtype == "float64" else "float32")
+
+        y = typed(x)
+        assert np.abs(y - layer(x)).max() < {"bfloat16": 0.02, "float16": 0.002}.get(dtype, 1e-5)
+        assert (dtype == "float32") == np.array_equal(y, layer(x))
+        stepped = np.stack([typed.step(x[:, t], cache) for t in range(7)], axis=1)
+        assert np.array_equal(stepped, y)
+
+        # Files keep the type, or convert where they are told another.
+        typed.save(tmp_path / "typed.safetensors")
+        with Layer.load(tmp_path / "typed.safetensors") as loaded:
+            assert loaded.config == replace(config, seed=0)
+            assert np.array_equal(loaded(x), y)
+            for name in typed.parameters:
+                assert loaded.parameters.read(name).tobytes() == typed.parameters.read(name).tobytes()
+        with Layer.load(tmp_path / "typed.safetensors", config=layer.config) as widened:
+            assert widened.config.dtype == "float32"
+            weight = typed.parameters["in_proj.weight"].astype(np.float32)
+            assert np.array_equal(widened.parameters["in_proj.weight"], weight)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_parameters_are_given_exactly(layer, dtype):
+    with Layer(replace(layer.config, dtype=dtype)) as typed, Layer(typed.config) as other:
+        third = np.full(typed.parameters.info("out_proj.weight").shape, 1 / 3)
+        typed.parameters["out_proj.weight"] = third
+        exact = {
+            "float32": np.float32(1 / 3),
+            "float64": 1 / 3,
+            "bfloat16": 0.333984375,
+            "float16": 0.333251953125,
+        }
+        given = typed.parameters["out_proj.weight"]
+        assert given.dtype == (np.float64 if dtype == "float64" else np.float32)
+        assert (given == exact[dtype]).all()
+        held = typed.parameters.read("out_proj.weight")
+        assert held.dtype.name == dtype
+        assert np.array_equal(held.astype(np.float64), given)
+        assert (typed.parameters.read("out_proj.weight", dtype="float64") == exact[dtype]).all()
+        assert typed.parameters.read("out_proj.weight", dtype="bfloat16").dtype == ml_dtypes.bfloat16
+        # Every value goes over, none is rounded on the way.
+        other.load_state_dict(typed.state_dict())
+        for name in typed.parameters:
+            assert other.parameters.read(name).tobytes() == typed.parameters.read(name).tobytes()
+
+
+def test_bfloat16_without_ml_dtypes(monkeypatch):
+    with Layer(Config(4, dtype="bfloat16")) as layer, Cache(layer, dtype="bfloat16") as cache:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+        assert layer.step(random(1, 4), cache).shape == (1, 4)
+        assert layer.parameters["in_proj.weight"].dtype == np.float32
+        assert cache.states["ssm_state"].dtype == np.float32
+        with pytest.raises(TypeError, match="numpy has no bfloat16 without the package ml_dtypes"):
+            layer.parameters.read("in_proj.weight")
+        assert layer.parameters.read("D").dtype == np.float32
+
+
+def test_caches_of_every_type(layer):
+    x = random(2, 7, 6)
+    y = layer(x)
+    sizes = {}
+    for dtype in TYPES:
+        with Cache(layer, 2, dtype=dtype) as cache:
+            stepped = np.stack([layer.step(x[:, t], cache) for t in range(7)], axis=1)
+            assert cache.dtype == cache.states.info("conv_state.0").dtype == dtype
+            assert cache.states["ssm_state"].dtype == np.float32
+            assert cache.clone().dtype == dtype
+            assert Cache.load(layer, cache.save()).dtype == dtype
+            sizes[dtype] = cache.nbytes
+            if dtype in ("float32", "float64"):
+                assert np.array_equal(stepped, y)
+            else:
+                assert 0 < np.abs(stepped - y).max() < 0.05
+            # Values go from a cache to one of another type.
+            with Cache(layer, 2) as other:
+                other.copy_lane(0, cache, 1)
+                assert np.array_equal(other.states["ssm_state"][0], cache.states["ssm_state"][1])
+    assert sizes["bfloat16"] == sizes["float16"]
+    assert sizes["float64"] - sizes["float32"] == 2 * (sizes["float32"] - sizes["float16"])
 
 
 # Forward and step
@@ -209,7 +351,113 @@ def test_not_a_number_stays_in_its_lane(layer):
     assert np.array_equal(y[1], expected)
 
 
+@pytest.mark.parametrize("integers", [list, tuple, np.array, lambda numbers: np.array(numbers, np.int32)])
+def test_packed_sequences(layer, integers):
+    cu_seqlens = [0, 3, 3, 4, 11]
+    x = random(11, 6)
+    expected = np.concatenate([layer(x[a:b]) for a, b in zip(cu_seqlens, cu_seqlens[1:])])
+    y = layer.forward_varlen(x, integers(cu_seqlens))
+    assert np.array_equal(y, expected)
+    with Cache(layer, 4) as cache, Cache(layer) as alone:
+        assert np.array_equal(layer.forward_varlen(x, integers(cu_seqlens), cache), expected)
+        assert cache.seqlen_offset == 7
+        # Each goes on by itself.
+        z = random(4, 6, seed=1)
+        following = layer.forward_varlen(z, [0, 1, 2, 2, 4], cache)
+        layer(x[4:], alone)
+        assert np.array_equal(following[2:], layer(z[2:], alone))
+        assert np.array_equal(following[1:2], layer(z[1:2]))
+        out = np.empty_like(x)
+        cache.reset()
+        assert layer.forward_varlen(x, cu_seqlens, cache, out=out) is out
+        assert np.array_equal(out, expected)
+    assert layer.forward_varlen(x, cu_seqlens, out=x) is x
+    assert np.array_equal(x, expected)
+
+
+def test_no_packed_sequences(layer):
+    empty = np.empty((0, 6), np.float32)
+    with Cache(layer, 2) as cache:
+        assert layer.forward_varlen(empty, [0, 0, 0], cache).shape == (0, 6)
+        assert layer.forward_varlen(empty, [0]).shape == (0, 6)
+        assert cache.seqlen_offset == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "cu_seqlens", "error", "message"),
+    [
+        (random(5, 6), [], ValueError, "cu_seqlens is empty"),
+        (random(5, 6), [1, 5], lm.InvalidArgumentError, r"cu_seqlens\[0\] is 1; it must be 0"),
+        (random(5, 6), [0, 6, 5], lm.InvalidArgumentError, r"cu_seqlens\[2\] is 5"),
+        (random(5, 6), np.array([0, 2**63, 5], np.uint64), lm.InvalidArgumentError, r"cu_seqlens\[2\] is 5"),
+        (random(5, 6), [0, -1, 5], ValueError, "cu_seqlens has -1; it must have none below 0"),
+        (random(5, 6), [0, 2.0, 5], TypeError, "cu_seqlens is .*; it must be a sequence of integers"),
+        (random(5, 6), [[0, 5]], TypeError, "integers"),
+        (random(5, 6), 5, TypeError, "integers"),
+        (random(5, 6), [0, 4], ValueError, r"x has shape \(5, 6\); it must have .*, \(4, 6\)"),
+        (random(5, 6), [0, 2**62], ValueError, "x has shape"),
+        (random(5, 5), [0, 5], ValueError, "x has shape"),
+        (random(1, 5, 6), [0, 5], ValueError, "x has shape"),
+        (random(5, 6).astype(float), [0, 5], TypeError, "x has dtype float64"),
+    ],
+)
+def test_packed_sequences_that_are_refused(layer, x, cu_seqlens, error, message):
+    with pytest.raises(error, match=message):
+        layer.forward_varlen(x, cu_seqlens)
+
+
+def test_packed_sequences_and_caches_that_do_not_fit(layer):
+    x = random(5, 6)
+    with Cache(layer, 2) as cache, Layer(Config(6, d_state=3)) as other:
+        for cu_seqlens in ([0, 5], [0, 1, 2, 5]):
+            with pytest.raises(lm.ShapeMismatchError, match="batch"):
+                layer.forward_varlen(x, cu_seqlens, cache)
+        with pytest.raises(lm.ShapeMismatchError, match="cache"):
+            other.forward_varlen(x, [0, 1, 5], cache)
+        with pytest.raises(lm.InvalidArgumentError, match="overlap"):
+            layer.forward_varlen(x[:4], [0, 1, 4], cache, out=x[1:])
+        assert cache.seqlen_offset == 0
+
+
 # Caches
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_saved_cache_goes_on(layer, dtype):
+    x = random(2, 9, 6)
+    with Layer(replace(layer.config, dtype=dtype)) as typed, Cache(typed, 2) as cache:
+        typed(x[:, :5], cache)
+        typed.step(x[:1, 5], cache, lanes=[0])
+        saved = cache.save()
+        assert type(saved) is bytes
+        assert cache.save() == cache.clone().save() == saved
+        after = typed(x[:, 5:], cache)
+        for data in (saved, bytearray(saved), memoryview(saved), np.frombuffer(saved, np.uint8)):
+            with Cache.load(typed, data) as loaded:
+                assert (loaded.batch, loaded.seqlen_offset, loaded.dtype) == (2, 6, cache.dtype)
+                assert loaded.save() == saved
+                assert np.array_equal(typed(x[:, 5:], loaded), after)
+                assert loaded.save() == cache.save()
+        moved = pickle.loads(pickle.dumps(saved))
+        assert Cache.load(typed, moved).save() == saved
+        with Cache(typed, 0) as empty:
+            assert Cache.load(typed, empty.save()).batch == 0
+
+
+def test_saved_caches_that_are_refused(layer):
+    with Cache(layer, 2) as cache:
+        layer.step(random(2, 6), cache)
+        saved = cache.save()
+    for data in (b"", saved[:-1], saved[:30], saved + b"\0", bytes(100), saved[:-1] + bytes([saved[-1] ^ 1])):
+        with pytest.raises(lm.FormatError):
+            Cache.load(layer, data)
+    with pytest.raises(lm.UnsupportedError, match="version 2"):
+        Cache.load(layer, saved[:8] + b"\2" + saved[9:])
+    for changes in ({"d_state": 3}, {"dtype": "float64"}, {"d_conv": 3}):
+        with Layer(replace(layer.config, **changes)) as other, pytest.raises(lm.ShapeMismatchError):
+            Cache.load(other, saved)
+    with pytest.raises(TypeError):
+        Cache.load(layer, "text")
 
 
 def test_clones_and_copies_go_on_alone(layer):
@@ -386,6 +634,12 @@ def test_the_other_name_of_branch_0():
             assert np.array_equal(parameters[f"{branch}.weight"], values)
             assert np.array_equal(parameters["conv1d.weight"], values)
             assert np.array_equal(parameters.read("conv1d.weight", dtype="f8"), values)
+            assert parameters.info("conv1d.weight") == parameters.info(f"{branch}.weight")
+            assert parameters.info("conv1d.weight").name == f"{branch}.weight"
+            for nobodys in ("conv1d.", "conv1d.weights", "conv1d.weight\0", "\udcff", ""):
+                assert nobodys not in parameters
+            with pytest.raises(lm.NotFoundError, match='"conv1d"'):
+                parameters.info("conv1d")
             state_dict = layer.state_dict()
             assert np.array_equal(state_dict["conv1d.bias"], state_dict[f"{branch}.bias"])
 

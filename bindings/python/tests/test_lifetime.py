@@ -120,6 +120,7 @@ def test_nothing_closed_is_used():
     borrowed = params.cache(0)
     open_cache = cache.clone()
     parameters, states = layer.parameters, cache.states
+    saved = cache.save()
     x = random(1, 4)
     for thing in (layer, cache, params):
         thing.close()
@@ -133,11 +134,15 @@ def test_nothing_closed_is_used():
             lambda: layer.parameters["D"],
             lambda: parameters["D"],
             lambda: Cache(layer),
+            lambda: Cache.load(layer, saved),
+            lambda: layer.forward_varlen(x, [0, 1]),
+            lambda: parameters.info("conv1d.weight"),
         ],
         "cache": [
             cache.reset,
             cache.clone,
             lambda: copy.copy(cache),
+            cache.save,
             lambda: cache.nbytes,
             lambda: cache.seqlen_offset,
             lambda: states["ssm_state"],
@@ -161,6 +166,7 @@ def test_nothing_closed_is_used():
             lambda: layer(x, cache),
             lambda: layer(x, inference_params=params),
             lambda: layer(x, borrowed),
+            lambda: layer.forward_varlen(x, [0, 1], cache),
         ):
             with pytest.raises(ValueError, match="is closed"):
                 call()
@@ -180,10 +186,15 @@ def test_closed_things_still_say_what_they_were():
     assert cache.batch == 3
 
 
-@pytest.mark.parametrize("make", [Layer, lambda config: Cache(Layer(config))])
+@pytest.mark.parametrize("make", [Layer, lambda config: InferenceParams()])
 def test_handles_are_not_pickled(make):
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(make(CONFIG))
+
+
+def test_who_pickles_a_cache_is_told_how():
+    with pytest.raises(TypeError, match=r"pickle save\(\), for Cache.load\(layer, data\)"):
+        pickle.dumps(Cache(Layer(CONFIG)))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -198,6 +209,8 @@ def test_nothing_leaks():
         layer = Layer(config)
         cache = Cache(layer, 64)
         cache.clone().states["ssm_state"]
+        saved = Cache.load(layer, cache.save()).save()
+        layer.forward_varlen(random(64, 128), range(65), cache)
         params = InferenceParams(64)
         layer.forward(random(64, 2, 128), inference_params=params)
         layer.load_state_dict(layer.state_dict())
@@ -208,6 +221,8 @@ def test_nothing_leaks():
             lambda: Cache(layer, 2**40),
             lambda: layer.parameters["no"],
             lambda: layer(random(2, 2, 128), cache),
+            lambda: layer.forward_varlen(random(2, 128), [0, 2], cache),
+            lambda: Cache.load(layer, saved[:-1]),
         ):
             with pytest.raises(lm.LiteMambaError):
                 refused()

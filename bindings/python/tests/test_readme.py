@@ -22,7 +22,7 @@ def test_python_in_it_compiles():
 
 def test_every_name_is_there():
     attributes = set(re.findall(r"\b(?:layer|cache)\.(\w+)\(", README))
-    assert attributes >= {"forward", "step", "save"}
+    assert attributes >= {"forward", "forward_varlen", "step", "save"}
     for name in attributes:
         assert hasattr(lite_mamba_native.Layer, name) or hasattr(lite_mamba_native.Cache, name), name
     for name in lite_mamba_native.__all__:

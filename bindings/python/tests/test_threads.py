@@ -30,7 +30,11 @@ def test_many_threads_on_one_layer(layer):
             return np.stack([layer.step(x[:, t], cache) for t in range(40)], axis=1)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        for compute in (layer, stream):
+
+        def packed(x):
+            return layer.forward_varlen(x.reshape(80, 16), [0, 40, 80]).reshape(x.shape)
+
+        for compute in (layer, stream, packed):
             for y, exact in zip(pool.map(compute, inputs), expected):
                 assert np.array_equal(y, exact)
 
@@ -96,6 +100,8 @@ def test_a_cache_in_use_is_refused_to_others(layer):
         for attempt in (
             cache.reset,
             lambda: cache.seqlen_offset,
+            cache.save,
+            lambda: layer.forward_varlen(x[0, :4], range(5), cache),
             lambda: cache.states["ssm_state"],
             lambda: other.copy_lane(0, cache, 0),
             lambda: layer.step(x[:, 0], cache),

@@ -88,3 +88,20 @@ def test_tensors_that_are_refused(layer):
     memory = torch.zeros(3, 5, D_MODEL)
     with pytest.raises(ValueError, match="overlap"):
         layer(memory[:2], out=memory[1:])
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_types_of_torch_are_types(dtype):
+    name = str(dtype).removeprefix("torch.")
+    with Layer(Config(D_MODEL, dtype=dtype)) as layer, Cache(layer, dtype=dtype) as cache:
+        assert layer.config.dtype == cache.dtype == name
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8"):
+        Layer(Config(D_MODEL, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_packed_sequences_of_torch(layer, dtype):
+    x = torch.from_numpy(random(7, D_MODEL))
+    y = layer.forward_varlen(x, torch.tensor([0, 3, 7], dtype=dtype))
+    assert np.array_equal(y[:3], layer(x[:3]))
+    assert np.array_equal(y[3:], layer(x[3:]))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from ._abi import DType
 from ._handles import Handle, Owner
 from ._library import check, create, lib
 from ._tensors import States
-from ._values import integer, size
+from ._values import DTYPES, DTypeLike, address, dtype_name, integer, size
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from ._layer import Layer
 
 
@@ -22,7 +27,7 @@ class Cache(Owner):
         y = layer.forward(prompt, cache)     # (4, seqlen, d_model): any number of tokens
         y = layer.step(x, cache)             # (4, d_model): the next token of each
 
-    Every layer of the same shape can use it, one thread at a time (else RuntimeError).
+    Every layer of the same variant, shape and type can use it, one thread at a time (else RuntimeError).
 
     Parameters
     ----------
@@ -32,13 +37,51 @@ class Cache(Owner):
         Number of sequences.
     max_seqlen
         Accepted for the reference's sake, without effect.
+    dtype
+        In which the state is held, as `Config.dtype`. The default is the type of the layer's arithmetic,
+        float64 for a float64 layer, float32 for every other one. "bfloat16" and "float16" take half the
+        memory of float32; each call then rounds the states that it leaves, so that how a sequence is cut into
+        calls changes its results.
     """
 
-    def __init__(self, layer: Layer, batch: int = 1, max_seqlen: int = 0) -> None:
+    def __init__(
+        self, layer: Layer, batch: int = 1, max_seqlen: int = 0, dtype: DTypeLike | None = None
+    ) -> None:
         batch, max_seqlen = size("batch", batch), size("max_seqlen", max_seqlen)
+        held = DType.DEFAULT
+        if dtype is not None:
+            name = dtype_name(dtype)
+            if name is None:
+                raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+            held = DTYPES[name]
         with layer._handle.shared as of:
-            pointer = create(lib.lm_alloc_cache, of, batch, max_seqlen, DType.DEFAULT)
+            pointer = create(lib.lm_alloc_cache, of, batch, max_seqlen, held)
         self._take(Handle("cache", pointer, lib.lm_free_cache))
+
+    @classmethod
+    def load(cls, layer: Layer, data: Buffer) -> Cache:
+        """A cache from what `save` gave: bytes, a memoryview, an mmap. They are not kept.
+
+        Parameters
+        ----------
+        layer
+            A layer of the variant, shape and type that the cache was of.
+        data
+            Exactly what `save` gave.
+
+        Raises
+        ------
+        FormatError
+            A ValueError: `save` did not give this; it was cut short or altered.
+        UnsupportedError
+            A later version of the library saved it, in a form that this one cannot read.
+        ShapeMismatchError
+            A ValueError: the layer is of another variant, shape or type.
+        """
+        content = np.frombuffer(memoryview(data), np.uint8)
+        with layer._handle.shared as of:
+            pointer = create(lib.lm_cache_load, of, address(content), content.nbytes)
+        return cls._of(Handle("cache", pointer, lib.lm_free_cache))
 
     @classmethod
     def _of(cls, handle: Handle) -> Cache:
@@ -68,6 +111,11 @@ class Cache(Owner):
         with self._handle.shared as cache:
             return int(lib.lm_cache_bytes(cache))
 
+    @property
+    def dtype(self) -> str:
+        """Type in which the state is held, such as "float32"."""
+        return self.states.info("ssm_state").dtype
+
     @cached_property
     def states(self) -> States:
         """The state itself: arrays by name, in the reference's layout."""
@@ -93,10 +141,29 @@ class Cache(Owner):
     def __deepcopy__(self, memo: dict[int, Any]) -> Cache:
         return self.clone()
 
+    def save(self) -> bytes:
+        """The state as bytes, from which `Cache.load` makes it again.
+
+        In this process or another, on this machine or another, with this version of the library or a later
+        one, the streams go on with the same bits. The same state gives the same bytes.
+        """
+        length = ctypes.c_size_t()
+        with self._handle.shared as cache:
+            check(lib.lm_cache_save(cache, None, 0, length))
+            data = np.empty(length.value, np.uint8)
+            check(lib.lm_cache_save(cache, address(data), data.nbytes, length))
+        return data.tobytes()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Cache is not pickled, for want of its layer: pickle save(), for Cache.load(layer, data)"
+        )
+
     def copy_lane(self, lane: int, source: Cache, source_lane: int) -> None:
         """Makes the sequence `lane` go on from where `source_lane` of `source` is; that one does as well.
 
-        `source` may be this cache, or another of layers of the same shape, of any batch.
+        `source` may be this cache, or another of layers of the same variant, shape and type, of any batch and
+        `dtype`.
         """
         lane, source_lane = size("lane", lane), size("source_lane", source_lane)
         with self._handle.exclusive as cache:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from . import _abi
 from ._library import check, lib
-from ._values import DTYPES, integer, size
+from ._values import DTYPES, DTypeLike, dtype_name, integer, size
 
 Variant = Literal["PTCN", "STCN", "DPWC", "Baseline"]
 DType = Literal["float32", "float64", "bfloat16", "float16"]
@@ -76,8 +76,9 @@ class Config:
     layer_idx: int | None = None
     #: Where the layer lives.
     device: Device = "cpu"
-    #: Storage type of the parameters. The library computes "float32" so far.
-    dtype: DType = "float32"
+    #: Storage type of the parameters: its name, or the type as numpy or PyTorch has it. Arithmetic is in
+    #: float32, for "float64" in that. A layer of 16 bits keeps `A_log`, `D` and `conv_gates` in float32.
+    dtype: DType | DTypeLike = "float32"
     #: Which of the reference's classes: PTCNMamba, STCNMamba, DPWCMamba or BaselineMamba.
     variant: Variant = "PTCN"
     #: Which GPU.
@@ -90,6 +91,8 @@ class Config:
     def __post_init__(self) -> None:
         # A list from JSON makes the same configuration as a tuple.
         object.__setattr__(self, "conv_dilations", tuple(self.conv_dilations))
+        # As does a type as its name.
+        object.__setattr__(self, "dtype", dtype_name(self.dtype) or self.dtype)
 
 
 def to_c(config: Config) -> _abi.Config:

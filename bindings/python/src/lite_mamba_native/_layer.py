@@ -18,7 +18,7 @@ from ._errors import IoError, MissingFileError
 from ._handles import Handle, Owner
 from ._library import check, create, lib
 from ._tensors import Parameters
-from ._values import FloatArray, Input, Output, Shape, address, floats, is_plain, output, text
+from ._values import FloatArray, Input, Output, Shape, address, floats, is_plain, output, text, view
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -126,8 +126,11 @@ class Layer(Owner):
         """The parameters by name: arrays, copied out and in."""
         return Parameters(self._handle)
 
-    def state_dict(self) -> dict[str, FloatArray]:
-        """Copies of all parameters, under all names that the reference's state dict has."""
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all parameters, under all names that the reference's state dict has.
+
+        float32, which holds what shorter types do; float64 for a float64 layer.
+        """
         return self.parameters.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Input]) -> None:
@@ -222,6 +225,49 @@ class Layer(Owner):
 
     __call__ = forward
 
+    def forward_varlen(
+        self,
+        x: Input,
+        cu_seqlens: Input,
+        cache: Cache | None = None,
+        *,
+        out: FloatArray | None = None,
+    ) -> FloatArray:
+        """`forward` of sequences of different lengths, packed one after the other: each to the bit as alone.
+
+        Arrays are numpy's of float32; an `x` that is not contiguous costs a copy.
+
+        Parameters
+        ----------
+        x
+            (total, d_model), where total is `cu_seqlens[-1]`.
+        cu_seqlens
+            Integers, one more than there are sequences, the first 0 and none less than the one before:
+            sequence i is `x[cu_seqlens[i] : cu_seqlens[i + 1]]`. It may be empty.
+        cache
+            Of a batch of as many sequences, which continue from its state and move it on. Without it they
+            begin here and are not continued.
+        out
+            Of the shape of `x`, to be written and returned. May be `x`.
+        """
+        x = floats("x", x)
+        numbers = _integers("cu_seqlens", cu_seqlens)
+        if not numbers.size:
+            raise ValueError("cu_seqlens is empty; it must have one number more than there are sequences")
+        shape = x.shape
+        expected = int(numbers[-1]), self._d_model
+        if shape != expected:
+            raise ValueError(f"x has shape {shape}; it must have (cu_seqlens[-1], d_model), {expected}")
+        out = output("out", out, shape)
+        sequences = address(x), address(numbers), numbers.size - 1
+        with self._handle.shared as layer:
+            if cache is None:
+                check(lib.lm_forward_varlen(layer, *sequences, None, address(out)))
+            else:
+                with cache._handle.exclusive as state:
+                    check(lib.lm_forward_varlen(layer, *sequences, state, address(out)))
+        return out
+
     @overload
     def step(self, x: Input, cache: Cache, *, lanes: Sequence[int] | None = ..., out: _Out) -> _Out: ...
     @overload
@@ -254,7 +300,7 @@ class Layer(Owner):
         if lanes is None and not (is_plain(x) and (out is None or is_plain(out))):
             return self._step_dlpack(x, cache, out)
         x = floats("x", x)
-        numbers = None if lanes is None else _lanes(lanes)
+        numbers = None if lanes is None else _integers("lanes", lanes)
         count = cache._batch if numbers is None else numbers.size
         self._check_token(x.shape, count)
         out = output("out", out, x.shape)
@@ -282,8 +328,9 @@ class Layer(Owner):
     def __repr__(self) -> str:
         config = self._config
         return (
-            f"<Layer {config.variant} d_model={self._d_model} d_state={config.d_state} d_conv={config.d_conv}"
-            f" conv_dilations={config.conv_dilations}{', closed' if self.closed else ''}>"
+            f"<Layer {config.variant} {config.dtype} d_model={self._d_model} d_state={config.d_state}"
+            f" d_conv={config.d_conv} conv_dilations={config.conv_dilations}"
+            f"{', closed' if self.closed else ''}>"
         )
 
 
@@ -305,10 +352,10 @@ def _with_file(error: IoError, path: PathLike, needs: Any) -> IoError:
     return error
 
 
-def _lanes(lanes: Sequence[int]) -> npt.NDArray[np.uintp]:
-    numbers = np.asarray(lanes)
+def _integers(name: str, values: Input) -> npt.NDArray[np.uintp]:
+    numbers = view(name, values)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise TypeError(f"lanes is {lanes!r}; it must be a sequence of integers")
+        raise TypeError(f"{name} is {values!r}; it must be a sequence of integers")
     if numbers.size and numbers.min() < 0:
-        raise ValueError(f"lanes has {numbers.min()}; it must have none below 0")
+        raise ValueError(f"{name} has {numbers.min()}; it must have none below 0")
     return np.ascontiguousarray(numbers, np.uintp)

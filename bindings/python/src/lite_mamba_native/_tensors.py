@@ -15,7 +15,18 @@ import numpy.typing as npt
 from . import _abi
 from ._handles import Handle
 from ._library import check, lib
-from ._values import DTYPE_NAMES, FloatArray, Input, address, dtype_code, floats, output, packed, text, view
+from ._values import (
+    DTYPE_NAMES,
+    DTypeLike,
+    Input,
+    address,
+    dtype_code,
+    floats,
+    output,
+    packed,
+    text,
+    view,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ class TensorInfo:
     weight_decay: bool
 
 
-class _Tensors(Mapping[str, FloatArray]):
+class _Tensors(Mapping[str, npt.NDArray[Any]]):
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
 
@@ -50,7 +61,7 @@ class _Tensors(Mapping[str, FloatArray]):
                 check(self._get(pointer, c_name, None, 0))
         return self._infos[own_name]
 
-    def __getitem__(self, name: str) -> FloatArray:
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
         out = output("out", None, self.info(name).shape)
         with self._handle.shared as pointer:
             check(self._get(pointer, text("name", name), address(out), out.size))
@@ -108,9 +119,9 @@ class _Tensors(Mapping[str, FloatArray]):
 class Parameters(_Tensors):
     """The parameters of a layer, by the names of the reference's state dict and in its order.
 
-        d = layer.parameters["D"]                      # a new float32 array
-        layer.parameters["D"] = 2 * d                  # float16, bfloat16, float32 or float64, of this shape
-        layer.parameters.read("D", dtype="float64")    # exactly, where the layer holds more than float32
+        d = layer.parameters["D"]        # a new array, exactly: float32, or float64 of a float64 layer
+        layer.parameters["D"] = 2 * d    # float16, bfloat16, float32 or float64, of this shape
+        layer.parameters.read("D")       # in the type that it is held in, or another: dtype="float64"
         layer.parameters.info("D").shape
 
     Of two names for one tensor, `conv1d.weight` and that of branch 0, both are understood and the second is
@@ -118,10 +129,19 @@ class Parameters(_Tensors):
     they are.
     """
 
-    def read(self, name: str, *, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """A parameter in another type: every value exactly where it can hold it, else rounded."""
-        numpy_type, code = dtype_code("dtype", dtype)
-        out = np.empty(self.info(name).shape, numpy_type)
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if self.info(name).dtype == "float64":
+            return self.read(name)
+        return super().__getitem__(name)
+
+    def read(self, name: str, *, dtype: DTypeLike | None = None) -> npt.NDArray[Any]:
+        """A parameter in its own type, or in another: exactly where that can hold it, else rounded.
+
+        numpy's "bfloat16" is the one of the package `ml_dtypes`.
+        """
+        info = self.info(name)
+        numpy_type, code = dtype_code("dtype", info.dtype if dtype is None else dtype)
+        out = np.empty(info.shape, numpy_type)
         with self._handle.shared as layer:
             check(lib.lm_get_parameter_typed(layer, text("name", name), code, out.ctypes.data, out.nbytes))
         return out
@@ -129,7 +149,7 @@ class Parameters(_Tensors):
     def __setitem__(self, name: str, values: Input) -> None:
         self._write({name: self._checked(name, values)})
 
-    def state_dict(self) -> dict[str, FloatArray]:
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Every parameter under every name that the reference's state dict has for it."""
         tensors = dict(self)
         for alias in ("conv1d.weight", "conv1d.bias"):
@@ -165,13 +185,18 @@ class Parameters(_Tensors):
                     check(lib.lm_set_parameter_typed(layer, text("name", name), code, values, array.nbytes))
 
     def _own_name(self, name: str) -> str:
-        """The name in the list: `conv1d.*` is branch 0 of the variants that have branches."""
-        if name.startswith("conv1d.") and name not in self._infos:
-            for branch in ("conv1d_layers.0.", "dw_conv1d_layers.0."):
-                own_name = name.replace("conv1d.", branch)
-                if own_name in self._infos:
-                    return own_name
-        return name
+        """The name in the list, of the two that a parameter may have."""
+        if name in self._infos:
+            return name
+        try:
+            c_name = text("name", name)
+        except ValueError:
+            return name  # that of nothing
+        index = ctypes.c_size_t()
+        with self._handle.shared as layer:
+            if lib.lm_find_parameter(layer, c_name, index) != _abi.Status.OK:
+                return name
+        return list(self._infos)[index.value]
 
     @cached_property
     def _infos(self) -> dict[str, TensorInfo]:
@@ -183,7 +208,7 @@ class Parameters(_Tensors):
 
 
 class States(_Tensors):
-    """The states of a cache in the reference's layout, float32: "conv_state.0" and so on, and "ssm_state".
+    """The states of a cache in the reference's layout, as float32: "conv_state.0" and so on, and "ssm_state".
 
         s = cache.states["ssm_state"]    # a new array, (batch, d_inner, d_state)
         cache.states["ssm_state"] = s    # of the same shape; the number of tokens seen stays as it is

@@ -28,8 +28,11 @@ Input = Union[npt.ArrayLike, SupportsDLPack]
 #: What an output is written into: a numpy array, or the tensor of another library.
 Output = Union[npt.NDArray[Any], SupportsDLPack]
 
-#: The library's types by the names that numpy and PyTorch give them. `bfloat16` is the type of that name
-#: of the package `ml_dtypes`.
+#: What is taken for one of the library's types: its name, such as "bfloat16", or numpy's or PyTorch's type.
+DTypeLike = Any
+
+#: The library's types by the names that numpy and PyTorch give them. As a type of numpy, `bfloat16` is the
+#: one of the package `ml_dtypes`.
 DTYPES = {
     "float32": _abi.DType.F32,
     "float64": _abi.DType.F64,
@@ -123,10 +126,38 @@ def text(name: str, value: str | bytes) -> bytes:
     return encoded
 
 
-def dtype_code(name: str, dtype: npt.DTypeLike) -> tuple[np.dtype[Any], _abi.DType]:
-    """A type as numpy's and as the library's."""
-    found = np.dtype(dtype)
+def dtype_name(dtype: DTypeLike) -> str | None:
+    """The name of the library's type that `dtype` stands for; None for anything else."""
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return dtype
+    if dtype is None:
+        return None  # which numpy would take for float64
+    name = str(dtype).removeprefix("torch.")
+    if name in DTYPES and type(dtype).__module__ == "torch":
+        return name
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        return None
     # By name, because bfloat16 is no type of numpy itself; not for float32 with its bytes swapped.
-    if found.name not in DTYPES or not found.isnative:
-        raise TypeError(f"{name} is {found}; it must be one of {', '.join(DTYPES)}")
-    return found, DTYPES[found.name]
+    return found.name if found.name in DTYPES and found.isnative else None
+
+
+def dtype_code(name: str, dtype: DTypeLike) -> tuple[np.dtype[Any], _abi.DType]:
+    """A type as numpy's and as the library's."""
+    known = dtype_name(dtype)
+    if known is None:
+        raise TypeError(f"{name} is {dtype!s}; it must be one of {', '.join(DTYPES)}")
+    return numpy_type(known), DTYPES[known]
+
+
+def numpy_type(name: str) -> np.dtype[Any]:
+    """The type of numpy with the name of one of the library's."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise TypeError("numpy has no bfloat16 without the package ml_dtypes; read another type") from None
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
