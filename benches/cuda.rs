@@ -140,7 +140,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     };
 
     let mut steps = Vec::new();
-    let mut host = 0.0;
+    let mut host = Vec::new();
     for batch in [1, 8, 32] {
         let state = engine.new_state(batch).expect("memory");
         (0..2).for_each(|_| enqueue(batch, 1, Some(&state)));
@@ -151,7 +151,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
         let started = Instant::now();
         const STEPS: usize = 50; // fewer than the driver's queue holds
         (0..STEPS).for_each(|_| enqueue(batch, 1, Some(&state)));
-        host = started.elapsed().as_secs_f64() * 1e6 / STEPS as f64;
+        host.push(started.elapsed().as_secs_f64() * 1e6 / STEPS as f64);
         gpu.synchronize().expect("no failure");
         let (mut graph, mut executable) = (null_mut(), null_mut());
         // SAFETY: handles made and used in order; what is captured outlives the graph.
@@ -167,7 +167,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
         }
     }
     println!(
-        "{:5} {label:5} | {forward:9.1}  {:9.2} ({} MB) | {steps:.1?} | {host:.1}",
+        "{:5} {label:5} | {forward:9.1}  {:9.2} ({} MB) | {steps:.1?} | {host:.1?}",
         case.name,
         used as f64 / lowest as f64,
         used >> 20

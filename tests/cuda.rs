@@ -141,7 +141,7 @@ fn forward_step_and_states_are_the_references() {
         let x = &case.tensor("x").values;
         let exact = case.oracle().forward(&widen(x), batch, seqlen).y;
         let allowed = FLOOR.max(2.0 * relative_error(&widen(&case.tensor("y").values), &exact));
-        let layer = layers::layer(&case, Isa::current());
+        let layer = layers::layer(&case, DType::F32, Isa::current());
         let engine = engine(&layer, Storage::F32);
         let d_model = layer.dims().d_model;
         let near = |what: &str, y: &[f32]| {
@@ -565,8 +565,8 @@ fn a_layer_on_a_gpu_is_a_layer() {
         let mut moved = Cache::load(&host, &saved).unwrap();
         for info in on_host.states() {
             assert_eq!(
-                bits(&layers::state(&moved, &info.name)),
-                bits(&layers::state(&on_device, &info.name))
+                bits(&layers::state::<f32>(&moved, &info.name)),
+                bits(&layers::state::<f32>(&on_device, &info.name))
             );
         }
         let mut back = Cache::load(&device, &saved).unwrap();

@@ -193,6 +193,9 @@ impl Gpu {
         for kernel in Kernel::ALL {
             let mut functions = [null_mut(); 3];
             for (function, storage) in functions.iter_mut().zip(Storage::ALL) {
+                if kernel.is_narrow() && storage == Storage::F32 {
+                    continue;
+                }
                 let name = kernel.symbol(storage);
                 // SAFETY: the module is loaded, the name a C string.
                 let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };

@@ -462,7 +462,7 @@ impl Engine {
         retired.grow(self.gpu, xz, inner)?;
         retired.grow(self.gpu, u, inner / 2)?;
         retired.grow(self.gpu, projected, bytes(wide)?)?;
-        retired.grow(self.gpu, products, (inner / 4).clamp(1 << 20, 32 << 20))?;
+        retired.grow(self.gpu, products, (inner / 4).clamp(4 << 20, 32 << 20))?;
         if self.variant == Variant::Dpwc {
             retired.grow(self.gpu, apart, bytes(branches * d_inner)?)?;
         }
@@ -568,7 +568,8 @@ impl Engine {
             // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
-        if rows <= FEW_ROWS && branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS {
+        let tiles = self.products.takes_tiles(&p.in_proj(), x, rows);
+        if !tiles && rows <= FEW_ROWS && branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS {
             let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
             let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
             let kernel = match rows {
@@ -661,7 +662,8 @@ impl Engine {
         const ROW_BYTES: usize = 128 * 4;
         const TILE_TOKENS: usize = 64;
         const TILE_WARPS: u32 = 16;
-        let span = (self.dims.d_conv - 1) * self.dilations[branches.clone()].iter().copied().max().unwrap_or(0);
+        let span =
+            (self.dims.d_conv - 1) * self.dilations[branches.clone()].iter().copied().max().unwrap_or(0);
         let tiles = [channels.div_ceil(128), block.seqlen.div_ceil(TILE_TOKENS), block.count];
         let weights = branches.len() * (self.dims.d_conv + 1);
         let shared = span.saturating_add(TILE_TOKENS + weights).saturating_mul(ROW_BYTES);

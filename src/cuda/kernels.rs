@@ -86,6 +86,8 @@ kernels! {
     FewRows1 "few_rows_1"
     FewRows4 "few_rows_4"
     FewRows8 "few_rows_8"
+    TileRows1 "tile_rows_1"
+    TileRows4 "tile_rows_4"
     StepIn1 "step_in_1"
     StepIn4 "step_in_4"
     StepIn8 "step_in_8"
@@ -95,6 +97,11 @@ kernels! {
 }
 
 impl Kernel {
+    /// Whether there is one for types of 16 bits only.
+    pub(super) fn is_narrow(self) -> bool {
+        matches!(self, Kernel::TileRows1 | Kernel::TileRows4)
+    }
+
     pub(super) fn symbol(self, storage: Storage) -> CString {
         let name = match self {
             Kernel::Copy => self.name().to_owned(),

@@ -15,6 +15,8 @@ use crate::error::Result;
 const TRANSPOSED: u64 = 1;
 /// Up to so many rows go through the kernel for few.
 pub const FEW_ROWS: usize = 8;
+/// The same of the kernel with matrix units.
+const TILE_ROWS: usize = 32;
 /// Outputs of a warp of it, and warps of a block.
 const OUTPUTS: usize = 2;
 const WARPS: usize = 8;
@@ -131,7 +133,7 @@ impl Products {
         if batches * rows == 0 {
             return Ok(());
         }
-        if batches == 1 && rows <= FEW_ROWS {
+        if batches == 1 && (self.takes_tiles(linear, x, rows) || rows <= FEW_ROWS) {
             // SAFETY: the caller's promise.
             return unsafe { self.few(stream, linear, [x, y], rows) };
         }
@@ -301,14 +303,29 @@ impl Products {
     /// # Safety
     /// As [`Products::apply`].
     unsafe fn few(&self, stream: Stream, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> Result<()> {
+        let (arguments, Launch { mut grid, block }) = self.few_args(linear, [x, y], rows);
+        let tiles = self.takes_tiles(linear, x, rows);
+        if tiles {
+            grid[0] = linear.outputs.div_ceil(16);
+        }
         let kernel = match rows {
             1 => Kernel::FewRows1,
+            ..=8 if tiles => Kernel::TileRows1,
+            _ if tiles => Kernel::TileRows4,
             2..=4 => Kernel::FewRows4,
             _ => Kernel::FewRows8,
         };
-        let (arguments, Launch { grid, block }) = self.few_args(linear, [x, y], rows);
         // SAFETY: the caller's promise.
         unsafe { self.gpu.launch(stream, kernel, self.storage, grid, block, &arguments) }
+    }
+
+    /// Whether some rows go through the kernel with matrix units.
+    pub fn takes_tiles(&self, linear: &Linear, x: Rows, rows: usize) -> bool {
+        self.storage != Storage::F32
+            && (2..=TILE_ROWS).contains(&rows)
+            && linear.inputs.is_multiple_of(32)
+            && x.stride.is_multiple_of(8)
+            && x.address.is_multiple_of(16)
     }
 
     /// What the kernels for few rows take.

@@ -334,20 +334,26 @@ pub unsafe fn view<const SIDES: usize>(
 
 /// Whether a layer on `layer`, number `index` of its kind, can use a tensor on this device.
 fn check_device(of: DLDevice, name: &str, layer: Device, index: u32) -> Result<()> {
-    let (usable, must_be) = match layer {
-        Device::Cpu => {
-            ([CPU, CUDA_HOST].contains(&of.device_type), "kDLCPU (1) or kDLCUDAHost (3)".to_owned())
-        }
+    let usable = match layer {
+        Device::Cpu => [CPU, CUDA_HOST].contains(&of.device_type),
         Device::Cuda => {
-            let same = u32::try_from(of.device_id) == Ok(index);
-            (same && [CUDA, CUDA_MANAGED].contains(&of.device_type), format!("kDLCUDA (2), number {index}"))
+            [CUDA, CUDA_MANAGED].contains(&of.device_type) && u32::try_from(of.device_id) == Ok(index)
         }
     };
     if !usable {
         let number = of.device_type;
         let known = DEVICES.iter().find(|(of, _)| *of == number).map_or("unknown", |(_, name)| name);
-        let which = if layer == Device::Cuda { format!(", number {}", of.device_id) } else { String::new() };
-        fail!(InvalidArgument, "{name}->device is {known} ({number}){which}; the layer's is {must_be}");
+        match layer {
+            Device::Cpu => fail!(
+                InvalidArgument,
+                "{name}->device is {known} ({number}); the layer's is kDLCPU (1) or kDLCUDAHost (3)"
+            ),
+            Device::Cuda => fail!(
+                InvalidArgument,
+                "{name}->device is {known} ({number}), number {}; the layer's is kDLCUDA (2), number {index}",
+                of.device_id
+            ),
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
     build.py LIBNVRTC [--check]
 
 LIBNVRTC: libnvrtc.so.12 of CUDA 12.0, as in PyPI's nvidia-cuda-nvrtc-cu12==12.0.140. A driver refuses PTX that is newer
-than itself; that of 12.0 is taken by every driver from 525 on. Later compilers gave no faster code here.
+than itself; that of 12.0 is taken by every driver from 525 on.
 """
 
 import ctypes

@@ -773,6 +773,55 @@ template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const P
     few_rows<T, ROWS>(a, [&](int output, int row, T value) { y[row * a.y_stride + output] = value; });
 }
 
+// Up to 8 TILES rows by the matrix units, for types of 16 bits; inputs and rows a multiple of 32. The warps of a block
+// share the inputs of 16 outputs. What the units call the k-th inputs may be any, if they are the same in x and weight:
+// here those that a thread reads in one piece. Grid: outputs.
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, f16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+template <typename T, int TILES> __device__ __forceinline__ void tile_rows(const ProductArgs &a) {
+    __shared__ float parts[PRODUCT_WARPS][16][8 * TILES + 1];
+    const int warp = threadIdx.y, group = threadIdx.x / 4, quarter = threadIdx.x % 4;
+    const int first = blockIdx.x * 16;
+    const T *weight[2], *x[TILES];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        weight[i] = static_cast<const T *>(a.weight) + i64(min(first + group + 8 * i, a.outputs - 1)) * a.inputs;
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+        x[i] = static_cast<const T *>(a.x) + min(8 * i + group, a.rows - 1) * a.x_stride;
+    float sum[TILES][4] = {};
+#pragma unroll 4
+    for (int k = warp * 32 + quarter * 8; k < a.inputs; k += PRODUCT_WARPS * 32) {
+        const uint4 top = *reinterpret_cast<const uint4 *>(weight[0] + k);
+        const uint4 bottom = *reinterpret_cast<const uint4 *>(weight[1] + k);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            const uint4 in = *reinterpret_cast<const uint4 *>(x[i] + k);
+            multiply(sum[i], top.x, bottom.x, top.y, bottom.y, in.x, in.y, T{});
+            multiply(sum[i], top.z, bottom.z, top.w, bottom.w, in.z, in.w, T{});
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) parts[warp][group + j / 2 * 8][8 * i + 2 * quarter + j % 2] = sum[i][j];
+    __syncthreads();
+    for (int i = warp * 32 + threadIdx.x; i < 16 * a.rows; i += PRODUCT_WARPS * 32) {
+        const int output = i % 16, row = i / 16;
+        if (first + output >= a.outputs) continue;
+        float total = a.bias ? widen(static_cast<const T *>(a.bias)[first + output]) : 0.0f;
+#pragma unroll
+        for (int w = 0; w < PRODUCT_WARPS; ++w) total += parts[w][output][row];
+        static_cast<T *>(a.y)[row * a.y_stride + first + output] = narrow<T>(total);
+    }
+}
+
 // Any product, 16 x 16 outputs a block. Grid: outputs, rows.
 template <typename T> __device__ __forceinline__ void any_rows(const ProductArgs &a) {
     __shared__ float xs[16][17], ws[16][17];
@@ -988,14 +1037,17 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
         scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
     }
-#define ALL(T, NAME)                                                                                               \
+#define TILE_ROWS(T, NAME)                                                                                         \
+    extern "C" __global__ void tile_rows_1_##NAME(ProductArgs a) { tile_rows<T, 1>(a); }                           \
+    extern "C" __global__ void tile_rows_4_##NAME(ProductArgs a) { tile_rows<T, 4>(a); }
+#define ALL(T, NAME, C, S, LANES)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
         conv_tile<T>(a.conv, a.span);                                                                              \
     }                                                                                                              \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
     extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
-    SCAN(T, 16_##NAME, 2, 4, 4, true, true)                                                                        \
+    SCAN(T, 16_##NAME, C, S, LANES, true, true)                                                                    \
     SCAN(T, upto16_##NAME, 1, 4, 4, false, false)                                                                  \
     SCAN(T, upto64_##NAME, 1, 4, 16, false, false)                                                                 \
     SCAN(T, upto256_##NAME, 1, 16, 16, false, false)                                                               \
@@ -1007,6 +1059,9 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void step_in_8_##NAME(StepArgs a) { step_in<T, 8>(a); }                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }    \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
-ALL(float, f32)
-ALL(bf16, bf16)
-ALL(f16, f16)
+// How channels and their 16 states are shared out was measured for each type.
+ALL(float, f32, 2, 4, 4)
+ALL(bf16, bf16, 1, 8, 2)
+ALL(f16, f16, 1, 8, 2)
+TILE_ROWS(bf16, bf16)
+TILE_ROWS(f16, f16)
