@@ -270,7 +270,7 @@ impl Gpu {
         unsafe { self.launch_with(stream, kernel, storage, grid, block, 0, arguments) }
     }
 
-    /// The same with `shared` bytes of shared memory for each block, [`MAX_SHARED`] at most.
+    /// The same with `shared` bytes of shared memory for each block, 80 KiB at most.
     ///
     /// # Errors
     /// `Cuda`
