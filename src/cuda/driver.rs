@@ -45,6 +45,11 @@ const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 pub const MAX_SHARED: u32 = 80 << 10;
 
 static PTX: &str = concat!(include_str!("kernels/layer.ptx"), "\0");
+/// The kernels of a step for devices on which they begin early, and what that takes besides: a driver that can capture
+/// it into a graph.
+static STEPS_PTX: &str = concat!(include_str!("kernels/steps.ptx"), "\0");
+const EARLY_CAPABILITY: (c_int, c_int) = (9, 0);
+const EARLY_DRIVER: c_int = 12_030;
 
 /// How many devices there are, if the driver, a device and cuBLASLt are.
 ///
@@ -55,14 +60,20 @@ pub fn available() -> Result<u32> {
     COUNT.get_or_init(look).clone()
 }
 
+/// The version of CUDA that the driver is for, which is there.
+fn driver_version() -> Result<c_int> {
+    let mut version = 0;
+    // SAFETY: the library is there; the pointer is to a local.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    Ok(version)
+}
+
 fn look() -> Result<u32> {
     // SAFETY: loads the driver's library, or finds that it is not there.
     if !unsafe { sys::is_culib_present() } {
         fail!(Cuda, "there is no CUDA driver on this machine");
     }
-    let mut version = 0;
-    // SAFETY: the library is there; the pointer is to a local.
-    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let version = driver_version()?;
     if version < MIN_DRIVER {
         let [has, needs] = [version, MIN_DRIVER].map(|v| format!("{}.{}", v / 1000, v % 1000 / 10));
         fail!(Cuda, "the CUDA driver is too old: it is for CUDA {has}, and CUDA {needs} is needed");
@@ -123,6 +134,8 @@ pub struct Gpu {
     functions: BTreeMap<&'static str, [sys::CUfunction; 3]>,
     blas: blas::cublasLtHandle_t,
     multiprocessors: u32,
+    /// Whether kernels of a step begin early.
+    early: bool,
 }
 
 // SAFETY: the driver's and cuBLASLt's handles may be used from any thread.
@@ -185,11 +198,18 @@ impl Gpu {
         let multiprocessors = get(attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         // SAFETY: as above. The context is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
-        let mut gpu = Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors };
+        let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
+        let mut gpu =
+            Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors, early };
         let _current = gpu.enter()?;
-        let mut module = null_mut();
-        // SAFETY: the image is PTX that ends in a zero.
-        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, PTX.as_ptr().cast()) })?;
+        let load = |ptx: &str| {
+            let mut module = null_mut();
+            // SAFETY: the image is PTX that ends in a zero.
+            check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast()) })?;
+            Ok(module)
+        };
+        let module = load(PTX)?;
+        let steps = if early { load(STEPS_PTX)? } else { module };
         for kernel in Kernel::ALL {
             let mut functions = [null_mut(); 3];
             for (function, storage) in functions.iter_mut().zip(Storage::ALL) {
@@ -197,6 +217,7 @@ impl Gpu {
                     continue;
                 }
                 let name = kernel.symbol(storage);
+                let module = if kernel.begins_early() { steps } else { module };
                 // SAFETY: the module is loaded, the name a C string.
                 let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
                 check("cuModuleGetFunction", status)?;
@@ -292,22 +313,43 @@ impl Gpu {
         // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
         let [x, y, z] = grid.map(|side| side as u32);
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
-        let status = unsafe {
-            sys::cuLaunchKernel(
-                function,
-                x,
-                y,
-                z,
-                block[0],
-                block[1],
-                1,
-                shared,
-                stream.0,
-                parameters.as_mut_ptr(),
-                null_mut(),
-            )
+        if !(self.early && kernel.begins_early()) {
+            // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+            return check(kernel.name(), unsafe {
+                sys::cuLaunchKernel(
+                    function,
+                    x,
+                    y,
+                    z,
+                    block[0],
+                    block[1],
+                    1,
+                    shared,
+                    stream.0,
+                    parameters.as_mut_ptr(),
+                    null_mut(),
+                )
+            });
+        }
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
+        let launch = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: block[0],
+            blockDimY: block[1],
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: stream.0,
+            attrs: &mut attribute,
+            numAttrs: 1,
+        };
+        // SAFETY: as above; these kernels wait for the one before them before they read or write.
+        let status = unsafe { sys::cuLaunchKernelEx(&launch, function, parameters.as_mut_ptr(), null_mut()) };
         check(kernel.name(), status)
     }
 }

@@ -569,20 +569,30 @@ impl Engine {
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
         let tiles = self.products.takes_tiles(&p.in_proj(), x, rows);
-        if !tiles && rows <= FEW_ROWS && branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS {
-            let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
-            let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
+        let small = branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS;
+        let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
+        let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
+        let arguments = StepArgs { product, conv, dilations };
+        if small && !tiles && rows <= FEW_ROWS {
             let kernel = match rows {
                 1 => Kernel::StepIn1,
                 2..=4 => Kernel::StepIn4,
                 _ => Kernel::StepIn8,
             };
-            let arguments = StepArgs { product, conv, dilations };
             // SAFETY: as above.
             unsafe { self.gpu.launch(stream, kernel, self.storage, launch.grid, launch.block, &arguments) }?;
         } else {
             apply(&p.in_proj(), x, both)?;
-            self.conv(stream, block, 0..branches, 0, both, out, distance)?;
+            if small {
+                let grid = [d_inner.div_ceil(THREADS), rows, 1];
+                let threads = [THREADS as u32, 1];
+                // SAFETY: as above.
+                unsafe {
+                    self.gpu.launch(stream, Kernel::StepConv, self.storage, grid, threads, &arguments)
+                }?;
+            } else {
+                self.conv(stream, block, 0..branches, 0, both, out, distance)?;
+            }
         }
         if let Some(pointwise) = &pointwise {
             apply(pointwise, apart, u)?;

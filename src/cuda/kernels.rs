@@ -91,12 +91,19 @@ kernels! {
     StepIn1 "step_in_1"
     StepIn4 "step_in_4"
     StepIn8 "step_in_8"
+    StepConv "step_conv"
     StepScan "step_scan"
     AnyRows "any_rows"
     Copy "copy"
 }
 
 impl Kernel {
+    /// Whether it is one of those of a step, which can be put on their way while the one before them ends.
+    pub(super) fn begins_early(self) -> bool {
+        let name = self.name();
+        ["few_rows", "tile_rows", "step"].iter().any(|prefix| name.starts_with(prefix))
+    }
+
     /// Whether there is one for types of 16 bits only.
     pub(super) fn is_narrow(self) -> bool {
         matches!(self, Kernel::TileRows1 | Kernel::TileRows4)

@@ -113,6 +113,15 @@ __device__ __forceinline__ float softplus(float v) {
     return fmaxf(v, 0.0f) + s * series;
 }
 
+// Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
+// here for what that one has written; so may the next one then.
+__device__ __forceinline__ void begin_early() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // The sequences of a call: `starts` says where each one's rows begin, and end where the next begin; where there is
 // none, all are `seqlen` long. `lanes` says where their states are; where there is none, in order from `first_lane`.
 struct Sequences {
@@ -917,6 +926,51 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_in(const St
     ring[i64(position) * a.channels] = x;
 }
 
+// The convolutions alone, where another kernel computes in_proj. Grid: channels, sequences.
+template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &s) {
+    const ConvArgs &a = s.conv;
+    const int AT_ONCE = 4;
+    const int channel = blockIdx.x * THREADS + threadIdx.x;
+    const i64 row = blockIdx.y;
+    if (channel >= a.channels) return;
+    const int stream = sequence_of<true>(a.sequences, row).lane;
+    const int position = a.positions[stream];
+    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
+    const float x = widen(static_cast<const T *>(a.x)[row * a.x_stride + channel]);
+    T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
+    float sum = 0.0f;
+    for (int top = 0; top < a.branches; top += AT_ONCE) {
+        float weight[AT_ONCE][STEP_TAPS], input[AT_ONCE][STEP_TAPS], bias[AT_ONCE], gate[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int branch = top + i;
+            const bool real = branch < a.branches;
+            gate[i] = real ? a.gates[branch] : 0.0f;
+            bias[i] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+#pragma unroll
+            for (int back = 0; back < STEP_TAPS; ++back) {
+                weight[i][back] = input[i][back] = 0.0f;
+                if (!real || back >= a.taps) continue;
+                weight[i][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
+                int slot = position - back * s.dilations[branch % STEP_BRANCHES];
+                if (slot < 0) slot += a.ring_len;
+                if (back > 0) input[i][back] = ring[i64(slot) * a.channels];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            float acc = fmaf(weight[i][0], x, bias[i]);
+#pragma unroll
+            for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[i][back], input[i][back], acc);
+            const float active = gate[i] * silu(acc);
+            sum += active;
+            if (a.branch_stride && top + i < a.branches) out[(top + i) * a.branch_stride] = narrow<T>(active);
+        }
+    }
+    if (!a.branch_stride) *out = narrow<T>(sum);
+    ring[i64(position) * a.channels] = x;
+}
+
 struct StepScanArgs {
     ScanArgs scan;      // of one token; δ is computed here
     const void *r;      // (rows, rank), as far apart as B and C
@@ -1037,10 +1091,25 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
         scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
     }
+#define EARLY(CALL)                                                                                                \
+    {                                                                                                              \
+        begin_early();                                                                                             \
+        CALL;                                                                                                      \
+    }
+// Those of a step, which are compiled for 9.0 too.
+#define STEPS(T, NAME)                                                                                             \
+    extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) EARLY((few_rows<T, 1>(a)))                         \
+    extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) EARLY((few_rows<T, 4>(a)))                         \
+    extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) EARLY((few_rows<T, 8>(a)))                         \
+    extern "C" __global__ void step_in_1_##NAME(StepArgs a) EARLY((step_in<T, 1>(a)))                              \
+    extern "C" __global__ void step_in_4_##NAME(StepArgs a) EARLY((step_in<T, 4>(a)))                              \
+    extern "C" __global__ void step_in_8_##NAME(StepArgs a) EARLY((step_in<T, 8>(a)))                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) EARLY(step_conv<T>(a))      \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) EARLY(step_scan<T>(a))
 #define TILE_ROWS(T, NAME)                                                                                         \
-    extern "C" __global__ void tile_rows_1_##NAME(ProductArgs a) { tile_rows<T, 1>(a); }                           \
-    extern "C" __global__ void tile_rows_4_##NAME(ProductArgs a) { tile_rows<T, 4>(a); }
-#define ALL(T, NAME, C, S, LANES)                                                                                               \
+    extern "C" __global__ void tile_rows_1_##NAME(ProductArgs a) EARLY((tile_rows<T, 1>(a)))                       \
+    extern "C" __global__ void tile_rows_4_##NAME(ProductArgs a) EARLY((tile_rows<T, 4>(a)))
+#define ALL(T, NAME, C, S, LANES)                                                                                  \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
         conv_tile<T>(a.conv, a.span);                                                                              \
@@ -1051,17 +1120,16 @@ extern "C" __global__ void copy(CopyArgs a) {
     SCAN(T, upto16_##NAME, 1, 4, 4, false, false)                                                                  \
     SCAN(T, upto64_##NAME, 1, 4, 16, false, false)                                                                 \
     SCAN(T, upto256_##NAME, 1, 16, 16, false, false)                                                               \
-    extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) { few_rows<T, 1>(a); }                             \
-    extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) { few_rows<T, 4>(a); }                             \
-    extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) { few_rows<T, 8>(a); }                             \
-    extern "C" __global__ void step_in_1_##NAME(StepArgs a) { step_in<T, 1>(a); }                                  \
-    extern "C" __global__ void step_in_4_##NAME(StepArgs a) { step_in<T, 4>(a); }                                  \
-    extern "C" __global__ void step_in_8_##NAME(StepArgs a) { step_in<T, 8>(a); }                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }    \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
+
+STEPS(float, f32)
+STEPS(bf16, bf16)
+STEPS(f16, f16)
+TILE_ROWS(bf16, bf16)
+TILE_ROWS(f16, f16)
+#ifndef STEPS_ONLY
 // How channels and their 16 states are shared out was measured for each type.
 ALL(float, f32, 2, 4, 4)
 ALL(bf16, bf16, 1, 8, 2)
 ALL(f16, f16, 1, 8, 2)
-TILE_ROWS(bf16, bf16)
-TILE_ROWS(f16, f16)
+#endif
