@@ -103,8 +103,9 @@ nvrtc:
 		--root-user-action ignore --target $(TARGET)/nvrtc nvidia-cuda-nvrtc-cu12==12.0.140
 
 # Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with the reason.
-cuda-tests: cargo nvrtc
-	python3 src/cuda/kernels/build.py $(NVRTC) --check
+cuda-tests: cargo
+	@if $(MAKE) --no-print-directory nvrtc; then python3 src/cuda/kernels/build.py $(NVRTC) --check; \
+	else echo "NVRTC cannot be had: whether the kernels are their source's was not tested" >&2; [ "$$CI" != true ]; fi
 	$(CARGO) clippy --locked --features cuda --all-targets -- -D warnings
 	$(CARGO) test --locked --features cuda --test cuda
 
