@@ -14,7 +14,7 @@ TARGET := $(abspath $(CARGO_TARGET_DIR))
 BUILT := $(TARGET)/built
 DEMO := $(TARGET)/demo
 
-.PHONY: help demo install uninstall dist test test-dist bench bench-peers header abi clean cargo release notices tools rust-tests server-tests install-tests abi-tests
+.PHONY: help demo install uninstall dist test test-dist bench bench-peers header abi clean cargo release notices tools rust-tests server-tests install-tests abi-tests test-cuda bench-cuda kernels nvrtc cuda-tests
 
 help:
 	@echo "make demo       forecast CO2 with a streamed model, from C; draws a plot"
@@ -24,6 +24,8 @@ help:
 	@echo "make test       everything that is tested"
 	@echo "make test-dist  the tests of all languages, against the unpacked archive"
 	@echo "make bench      measure speed; bench-peers: beside PyTorch, installed into target/peers"
+	@echo "make test-cuda  the tests that need an NVIDIA GPU; bench-cuda: measure speed there"
+	@echo "make kernels    remake src/cuda/kernels/layer.ptx from layer.cu"
 	@echo "make header     remake include/lite_mamba.h from src/ffi"
 	@echo "make abi        remake packaging/abi after a compatible change of the C ABI"
 	@echo "make clean      remove what was built"
@@ -44,7 +46,7 @@ uninstall:
 dist: cargo
 	packaging/dist.sh
 
-test: tools rust-tests server-tests test-dist abi-tests install-tests demo
+test: tools rust-tests server-tests cuda-tests test-dist abi-tests install-tests demo
 
 test-dist: dist
 	tests/dist.sh
@@ -56,6 +58,20 @@ bench-peers: release
 	python3 -m venv $(TARGET)/peers
 	$(TARGET)/peers/bin/pip install -q lite-mamba==0.2.6 einops numpy safetensors torch
 	$(TARGET)/peers/bin/python benches/peers.py $(TARGET)/release/liblite_mamba.so
+
+# One test at a time: a graph is captured while nothing else calls the driver.
+CUDA_TESTS = $(CARGO) test --locked --features cuda --test cuda -- --include-ignored --test-threads=1
+test-cuda: cargo
+	$(CUDA_TESTS)
+	@if command -v compute-sanitizer > /dev/null; then \
+		CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="compute-sanitizer --error-exitcode 1" $(CUDA_TESTS); \
+	else echo "compute-sanitizer is not on the PATH: not run" >&2; fi
+
+bench-cuda: cargo
+	$(CARGO) bench --locked --features cuda --bench cuda
+
+kernels: nvrtc
+	python3 src/cuda/kernels/build.py $(NVRTC)
 
 header: cargo
 	LITE_MAMBA_UPDATE_HEADER=1 $(CARGO) test --locked --test header
@@ -78,6 +94,20 @@ release: cargo
 notices: cargo
 	packaging/third_party.py "$$(rustc -vV | sed -n 's/^host: //p')" $(BUILT)/licenses || \
 		echo "what is linked in is installed without its licenses" >&2
+
+# The compiler of the kernels, a library without anything else of CUDA.
+NVRTC := $(TARGET)/nvrtc/nvidia/cuda_nvrtc/lib/libnvrtc.so.12
+nvrtc:
+	@[ -e $(NVRTC) ] || python3 -m pip --version > /dev/null 2>&1 || python3 -m venv $(TARGET)/pip
+	@[ -e $(NVRTC) ] || PATH="$(TARGET)/pip/bin:$$PATH" python3 -m pip install -q --no-deps --disable-pip-version-check \
+		--root-user-action ignore --target $(TARGET)/nvrtc nvidia-cuda-nvrtc-cu12==12.0.140
+
+# Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with the reason.
+cuda-tests: cargo
+	@if $(MAKE) --no-print-directory nvrtc; then python3 src/cuda/kernels/build.py $(NVRTC) --check; \
+	else echo "NVRTC cannot be had: whether the kernels are their source's was not tested" >&2; [ "$$CI" != true ]; fi
+	$(CARGO) clippy --locked --features cuda --all-targets -- -D warnings
+	$(CARGO) test --locked --features cuda --test cuda
 
 tools:
 	@tests/tools.sh

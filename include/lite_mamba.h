@@ -576,10 +576,11 @@ lm_status lm_forward(const lm_layer *layer,
 ///             sequence, which may be of any length.
 /// dtype: in which the state is held. LM_DTYPE_DEFAULT is the type of the layer's arithmetic, F64 for an F64
 ///        layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call then rounds the
-///        states that it leaves, so that how a sequence is cut into calls changes its results.
+///        states that it leaves, so that how a sequence is cut into calls changes its results. On a GPU it is F32.
 /// cache: receives the handle.
 ///
-/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for another than F32 on a GPU;
+/// LM_ERR_OUT_OF_MEMORY, on a GPU LM_ERR_CUDA.
 /// Any number of threads on one layer.
 LM_API
 lm_status lm_alloc_cache(const lm_layer *layer,
@@ -964,17 +965,24 @@ LM_API lm_status lm_save(const lm_layer *layer, const char *path);
 /// x: (batch, seqlen, d_model), F32, F64, BF16 or F16 (kDLFloat of 32, 64 or 16 bits, kDLBfloat of 16; one lane),
 ///    whatever the layer's type is. Strides may be anything, 0 and negative included; NULL stands for those of a
 ///    contiguous tensor. data + byte_offset must be aligned to the element; data may be NULL where there is no
-///    token. On the layer's device: for the CPU kDLCPU or kDLCUDAHost, whose device_id is not looked at.
+///    token. On the layer's device: for the CPU kDLCPU or kDLCUDAHost, whose device_id is not looked at; for a GPU
+///    kDLCUDA or kDLCUDAManaged with the layer's device_index.
 /// cache: as of lm_forward: NULL for sequences that begin here and are not continued.
 /// y: (batch, seqlen, d_model), of a type and strides of its own; otherwise as x. Every element must have a place of
 ///    its own, and no side interleave with another: so does whatever is made of a contiguous tensor by slicing,
 ///    reversing and transposing.
-/// stream: for a layer on a GPU, the CUDA stream to work on. Not looked at on the CPU.
+/// stream: for a layer on a GPU, the CUDA stream (cudaStream_t or CUstream, NULL for the default one) on which the call
+///    is put, without waiting for it. Once such a call, of these sizes, has been made on the stream, nothing is
+///    allocated, and the call can be captured into a graph, whose replays go on from the cache as the calls would. Calls
+///    of one layer on one stream share their scratch memory: a graph captured there must not run while others of them
+///    do, nor outlive the layer. Not looked at on the CPU.
 ///
-/// A tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
-/// for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads from each
-/// token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of
-/// 1, a seqlen of 1. Others are converted some hundred tokens at a time.
+/// On the CPU a tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's
+/// arithmetic (F64 for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads
+/// from each token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for
+/// a batch of 1, a seqlen of 1. Others are converted some hundred tokens at a time. On a GPU it is if it is contiguous
+/// and of the layer's own type; others are converted as a whole. There the numbers are lm_forward's within the type's
+/// tolerance.
 ///
 /// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
 /// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the

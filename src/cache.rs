@@ -1,5 +1,6 @@
 //! The streaming state: the last inputs of the convolutions and the state of the state space model.
 
+mod held;
 mod saved;
 
 use std::any::Any;
@@ -9,10 +10,11 @@ use half::{bf16, f16};
 use ndarray::{ArrayViewMut4, ShapeBuilder};
 
 use crate::error::{Result, fail};
-use crate::layer::{Config, Dims, Layer, Variant};
+use crate::layer::{Dims, Layer, Variant};
 use crate::memory::{self, Buffer, product};
 use crate::ops::{CHANNEL_BLOCK, padded, ring_row};
 use crate::tensor::{DType, Element, each_dtype};
+use held::Held;
 
 /// The state of several lanes, each one stream of tokens with its own position.
 #[derive(Debug)]
@@ -32,10 +34,10 @@ impl<T: Element> State<T> {
     ///
     /// # Errors
     /// `OutOfMemory`
-    pub fn new(config: &Config, dims: &Dims, lanes: usize) -> Result<Self> {
+    pub fn new(variant: Variant, dims: &Dims, lanes: usize) -> Result<Self> {
         let what = format!("the state for a batch of {lanes}");
-        let len = product(&what, &[lanes, lane_rows(config.variant, dims)?, padded(dims.d_inner)])?;
-        let mut rows = ring_lengths(config.variant, dims);
+        let len = product(&what, &[lanes, lane_rows(variant, dims)?, padded(dims.d_inner)])?;
+        let mut rows = ring_lengths(variant, dims);
         rows.push(dims.d_state);
         memory::check_fits(&what, memory::bytes_of::<T>(&what, len)?)?;
         let mut offsets = Vec::new();
@@ -184,12 +186,12 @@ pub enum AnyState {
 }
 
 impl AnyState {
-    fn new(config: &Config, dims: &Dims, lanes: usize, dtype: DType) -> Result<Self> {
+    fn new(variant: Variant, dims: &Dims, lanes: usize, dtype: DType) -> Result<Self> {
         Ok(match dtype {
-            DType::F32 => AnyState::F32(State::new(config, dims, lanes)?),
-            DType::F64 => AnyState::F64(State::new(config, dims, lanes)?),
-            DType::Bf16 => AnyState::Bf16(State::new(config, dims, lanes)?),
-            DType::F16 => AnyState::F16(State::new(config, dims, lanes)?),
+            DType::F32 => AnyState::F32(State::new(variant, dims, lanes)?),
+            DType::F64 => AnyState::F64(State::new(variant, dims, lanes)?),
+            DType::Bf16 => AnyState::Bf16(State::new(variant, dims, lanes)?),
+            DType::F16 => AnyState::F16(State::new(variant, dims, lanes)?),
         })
     }
 
@@ -306,7 +308,7 @@ pub struct StateInfo {
 /// It belongs to one thread at a time and works with any layer of the same configuration's shape.
 #[derive(Debug)]
 pub struct Cache {
-    state: AnyState,
+    state: Held,
     shape: Shape,
     infos: Vec<StateInfo>,
     /// Scratch of `check_lanes`, a flag for each lane, all false.
@@ -318,6 +320,7 @@ pub struct Cache {
 /// What a layer and its cache must have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
+    device: Option<u32>,
     variant: Variant,
     dtype: DType,
     dims: Dims,
@@ -327,6 +330,7 @@ struct Shape {
 impl Shape {
     fn of(layer: &Layer) -> Self {
         Shape {
+            device: layer.config().device_number(),
             variant: layer.config().variant,
             dtype: layer.config().dtype,
             dims: layer.dims().clone(),
@@ -336,7 +340,8 @@ impl Shape {
 
     /// Whether it is the layer's; every step asks, so nothing is copied for it.
     fn is_of(&self, layer: &Layer) -> bool {
-        self.variant == layer.config().variant
+        self.device == layer.config().device_number()
+            && self.variant == layer.config().variant
             && self.dtype == layer.config().dtype
             && self.dims == *layer.dims()
             && self.dilations == layer.config().conv_dilations
@@ -360,8 +365,11 @@ impl Cache {
     /// # Errors
     /// `OutOfMemory`
     pub fn with_dtype(layer: &Layer, batch: usize, dtype: DType) -> Result<Self> {
-        let shape = Shape::of(layer);
-        let state = AnyState::new(layer.config(), layer.dims(), batch, dtype)?;
+        Self::with_held(layer, Held::new(layer, batch, dtype)?)
+    }
+
+    fn with_held(layer: &Layer, state: Held) -> Result<Self> {
+        let (shape, batch) = (Shape::of(layer), state.lanes());
         let dims = &shape.dims;
         let conv = dims.conv_state_lens.iter().enumerate().map(|(i, &len)| StateInfo {
             name: format!("conv_state.{i}"),
@@ -375,7 +383,7 @@ impl Cache {
 
     /// Number of sequences.
     pub fn batch(&self) -> usize {
-        self.state.offsets().len()
+        self.state.lanes()
     }
 
     /// The type that the state is held in.
@@ -385,7 +393,7 @@ impl Cache {
 
     /// Tokens that each sequence has seen; of the one that has seen most, where they differ.
     pub fn seqlen_offset(&self) -> u64 {
-        self.state.offsets().iter().copied().max().unwrap_or(0)
+        self.state.most_seen().unwrap_or(0)
     }
 
     /// Bytes of memory held.
@@ -395,9 +403,7 @@ impl Cache {
 
     /// Forgets everything seen; the state is as new.
     pub fn reset(&mut self) {
-        let lanes = 0..self.batch();
-        each_dtype!(AnyState, &mut self.state, state => lanes.for_each(|lane| state.reset_lane(lane)));
-        self.poisoned = false;
+        self.poisoned = self.state.reset().is_err();
     }
 
     /// Forgets everything that one sequence has seen; the others go on.
@@ -406,8 +412,7 @@ impl Cache {
     /// `InvalidArgument` for a lane that the batch does not have, `Internal` for a cache left undefined.
     pub fn reset_lane(&mut self, lane: usize) -> Result<()> {
         self.check_lane("lane", lane)?;
-        each_dtype!(AnyState, &mut self.state, state => state.reset_lane(lane));
-        Ok(())
+        self.state.reset_lane(lane)
     }
 
     /// Makes sequence `lane` go on from where sequence `from_lane` of `from` is.
@@ -421,8 +426,7 @@ impl Cache {
         if self.shape != from.shape {
             fail!(ShapeMismatch, "src was made for a layer of another shape or type than dst");
         }
-        each_dtype!(AnyState, &from.state, from => self.state.copy_lane(lane, from, from_lane));
-        Ok(())
+        self.state.copy_lane(lane, &from.state, from_lane)
     }
 
     /// [`Cache::copy_lane`] from one sequence to another of the same cache.
@@ -432,8 +436,7 @@ impl Cache {
     pub fn copy_lane_within(&mut self, lane: usize, from_lane: usize) -> Result<()> {
         self.check_lane("dst_lane", lane)?;
         self.check_lane("src_lane", from_lane)?;
-        each_dtype!(AnyState, &mut self.state, state => state.copy_lane_within(lane, from_lane));
-        Ok(())
+        self.state.copy_lane_within(lane, from_lane)
     }
 
     fn check_lane(&self, name: &str, lane: usize) -> Result<()> {
@@ -494,12 +497,7 @@ impl Cache {
     pub fn get_state<T: Element>(&self, name: &str, out: &mut [T]) -> Result<()> {
         self.check_usable()?;
         let (field, shape) = self.find(name, out.len())?;
-        each_dtype!(AnyState, &self.state, state => {
-            for (i, value) in out.iter_mut().enumerate() {
-                *value = state.values[state.place(field, shape, i)].convert();
-            }
-        });
-        Ok(())
+        self.state.get(field, shape, out)
     }
 
     /// Replaces a tensor of the state by one in the reference's layout. Where branches share one history,
@@ -510,13 +508,7 @@ impl Cache {
     pub fn set_state<T: Element>(&mut self, name: &str, values: &[T]) -> Result<()> {
         self.check_usable()?;
         let (field, shape) = self.find(name, values.len())?;
-        each_dtype!(AnyState, &mut self.state, state => {
-            for (i, value) in values.iter().enumerate() {
-                let at = state.place(field, shape, i);
-                state.values[at] = value.convert();
-            }
-        });
-        Ok(())
+        self.state.set(field, shape, values)
     }
 
     /// Which tensor `name` is, and its shape, if it has `count` values.
@@ -567,10 +559,28 @@ impl Cache {
     /// Runs `call` on the state; if it panics, the cache refuses further use until it is reset.
     pub(crate) fn with_state<R>(&mut self, call: impl FnOnce(&mut AnyState) -> R) -> R {
         self.poisoned = true;
-        let result = call(&mut self.state);
+        let result = match &mut self.state {
+            Held::Host(state) => call(state),
+            #[cfg(feature = "cuda")]
+            Held::Device(_) => unreachable!("check_fits has told where the layer is"),
+        };
         #[cfg(test)]
         crate::fault::at(crate::fault::Point::State);
         self.poisoned = false;
+        result
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Cache {
+    /// [`Cache::with_state`] of a cache on a device, which a call leaves undefined that fails after it has begun.
+    pub(crate) fn with_device_state(
+        &mut self,
+        call: impl FnOnce(&crate::cuda::State) -> Result<()>,
+    ) -> Result<()> {
+        let Held::Device(held) = &self.state else { unreachable!("check_fits has told where the layer is") };
+        let result = call(&held.state);
+        self.poisoned = held.state.is_undefined();
         result
     }
 }

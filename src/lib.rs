@@ -5,6 +5,8 @@
 //! `include/lite_mamba.h`. What the layer computes is defined by the PyTorch package `lite-mamba` 0.2.6.
 
 mod cache;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod environment;
 mod error;
 #[cfg(test)]

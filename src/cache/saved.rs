@@ -5,7 +5,7 @@
 //! the inputs of the convolution with the longest history, or of each where they are stacked, (d_inner, inputs), oldest
 //! first; the state of the state space model, (d_inner, d_state). Last the CRC-32 of all before it.
 
-use super::{AnyState, Cache, Shape, lane_rows};
+use super::{AnyState, Cache, Held, Shape, lane_rows};
 use crate::error::{Result, fail};
 use crate::layer::Layer;
 use crate::memory::product;
@@ -21,7 +21,7 @@ const MOST_TOKENS: u64 = 1 << 62;
 
 /// What a layer and a state saved for it must have in common.
 fn fingerprint(shape: &Shape) -> impl Iterator<Item = (&'static str, u64)> {
-    let Shape { variant, dtype, dims, dilations } = shape;
+    let Shape { variant, dtype, dims, dilations, device: _ } = shape;
     let sizes = [
         ("variant", *variant as u64),
         ("dtype", *dtype as u64),
@@ -77,13 +77,17 @@ impl Cache {
         put(&(self.dtype() as u32).to_le_bytes());
         put(&(self.batch() as u64).to_le_bytes());
         fingerprint(&self.shape).for_each(|(_, value)| put(&value.to_le_bytes()));
-        self.state.offsets().iter().for_each(|offset| put(&offset.to_le_bytes()));
-        each_dtype!(AnyState, &self.state, state => {
-            let places = (0..state.lanes).flat_map(|lane| state.places(lane));
-            for (to, at) in rest.as_chunks_mut().0.iter_mut().zip(places) {
-                *to = state.values[at].to_le_bytes();
-            }
-        });
+        self.state.on_host(|state| {
+            let (seen, rest) = rest.split_at_mut(size_of_val(state.offsets()));
+            let seen = seen.as_chunks_mut().0.iter_mut();
+            seen.zip(state.offsets()).for_each(|(to, offset)| *to = offset.to_le_bytes());
+            each_dtype!(AnyState, state, state => {
+                let places = (0..state.lanes).flat_map(|lane| state.places(lane));
+                for (to, at) in rest.as_chunks_mut().0.iter_mut().zip(places) {
+                    *to = state.values[at].to_le_bytes();
+                }
+            });
+        })?;
         checksum.copy_from_slice(&crc32fast::hash(content).to_le_bytes());
         Ok(len)
     }
@@ -143,9 +147,9 @@ impl Cache {
                 bytes.len()
             );
         }
-        let mut cache = Cache::with_dtype(layer, batch, dtype)?;
+        let mut state = AnyState::new(shape.variant, &shape.dims, batch, dtype)?;
         with_dtype!(dtype, T => {
-            let state = cache.state.of::<T>().expect("made with this type");
+            let state = state.of::<T>().expect("made with this type");
             for (to, offset) in state.offsets.iter_mut().zip(numbers) {
                 if offset > MOST_TOKENS {
                     fail!(Format, "the saved cache has a sequence of {offset} tokens; {MOST_TOKENS} are the most");
@@ -160,6 +164,6 @@ impl Cache {
                 }
             }
         });
-        Ok(cache)
+        Cache::with_held(layer, Held::from_host(layer, state)?)
     }
 }

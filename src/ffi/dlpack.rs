@@ -13,6 +13,7 @@ use ndarray::{ArrayView3, ArrayViewMut3, Axis, Ix3, ShapeBuilder, StrideShape};
 use super::arguments::{check, object, object_mut, slice};
 use super::boundary;
 use super::types::{lm_cache, lm_layer, lm_status};
+use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result, fail};
 use crate::layer::{Device, Layer, Tensors};
 use crate::memory;
@@ -72,7 +73,7 @@ const _: () = {
 
 const DEVICES: [(i32, &str); 16] = [
     (CPU, "kDLCPU"),
-    (2, "kDLCUDA"),
+    (CUDA, "kDLCUDA"),
     (CUDA_HOST, "kDLCUDAHost"),
     (4, "kDLOpenCL"),
     (7, "kDLVulkan"),
@@ -81,7 +82,7 @@ const DEVICES: [(i32, &str); 16] = [
     (10, "kDLROCM"),
     (11, "kDLROCMHost"),
     (12, "kDLExtDev"),
-    (13, "kDLCUDAManaged"),
+    (CUDA_MANAGED, "kDLCUDAManaged"),
     (14, "kDLOneAPI"),
     (15, "kDLWebGPU"),
     (16, "kDLHexagon"),
@@ -89,7 +90,9 @@ const DEVICES: [(i32, &str); 16] = [
     (18, "kDLTrn"),
 ];
 const CPU: i32 = 1;
+const CUDA: i32 = 2;
 const CUDA_HOST: i32 = 3;
+const CUDA_MANAGED: i32 = 13;
 
 /// kDLFloat and kDLBfloat, and their bits.
 const DTYPES: [(u8, u8, DType); 4] =
@@ -102,17 +105,24 @@ const DTYPES: [(u8, u8, DType); 4] =
 /// x: (batch, seqlen, d_model), F32, F64, BF16 or F16 (kDLFloat of 32, 64 or 16 bits, kDLBfloat of 16; one lane),
 ///    whatever the layer's type is. Strides may be anything, 0 and negative included; NULL stands for those of a
 ///    contiguous tensor. data + byte_offset must be aligned to the element; data may be NULL where there is no
-///    token. On the layer's device: for the CPU kDLCPU or kDLCUDAHost, whose device_id is not looked at.
+///    token. On the layer's device: for the CPU kDLCPU or kDLCUDAHost, whose device_id is not looked at; for a GPU
+///    kDLCUDA or kDLCUDAManaged with the layer's device_index.
 /// cache: as of lm_forward: NULL for sequences that begin here and are not continued.
 /// y: (batch, seqlen, d_model), of a type and strides of its own; otherwise as x. Every element must have a place of
 ///    its own, and no side interleave with another: so does whatever is made of a contiguous tensor by slicing,
 ///    reversing and transposing.
-/// stream: for a layer on a GPU, the CUDA stream to work on. Not looked at on the CPU.
+/// stream: for a layer on a GPU, the CUDA stream (cudaStream_t or CUstream, NULL for the default one) on which the call
+///    is put, without waiting for it. Once such a call, of these sizes, has been made on the stream, nothing is
+///    allocated, and the call can be captured into a graph, whose replays go on from the cache as the calls would. Calls
+///    of one layer on one stream share their scratch memory: a graph captured there must not run while others of them
+///    do, nor outlive the layer. Not looked at on the CPU.
 ///
-/// A tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's arithmetic (F64
-/// for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads from each
-/// token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for a batch of
-/// 1, a seqlen of 1. Others are converted some hundred tokens at a time.
+/// On the CPU a tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's
+/// arithmetic (F64 for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads
+/// from each token to the next, through all sequences: contiguous tensors, ranges of their columns, every nth token for
+/// a batch of 1, a seqlen of 1. Others are converted some hundred tokens at a time. On a GPU it is if it is contiguous
+/// and of the layer's own type; others are converted as a whole. There the numbers are lm_forward's within the type's
+/// tolerance.
 ///
 /// x and y may be the same elements in the same order, which are then overwritten. Otherwise they must have no byte in
 /// common. Where one begins before the other ends, this must follow from equal strides, as for two ranges of the
@@ -130,7 +140,6 @@ pub unsafe extern "C" fn lm_forward_dlpack(
     y: *const DLTensor,
     stream: *mut c_void,
 ) -> lm_status {
-    let _ = stream;
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
@@ -140,7 +149,7 @@ pub unsafe extern "C" fn lm_forward_dlpack(
             return Ok(());
         }
         let cache = if cache.is_null() { None } else { Some(object_mut(cache, "cache")?) };
-        layer.forward_tensors(tensors(x, y)?, batch, seqlen, cache)
+        forward(layer, x, y, [batch, seqlen], cache, stream)
     })
 }
 
@@ -162,7 +171,6 @@ pub unsafe extern "C" fn lm_step_dlpack(
     y: *const DLTensor,
     stream: *mut c_void,
 ) -> lm_status {
-    let _ = stream;
     // SAFETY: pointers are the caller's, as the header asks for.
     boundary::status(|| unsafe {
         let layer = object(layer, "layer")?;
@@ -175,8 +183,33 @@ pub unsafe extern "C" fn lm_step_dlpack(
         if batch == 0 {
             return Ok(());
         }
-        layer.forward_tensors(tensors(x, y)?, batch, 1, Some(cache))
+        forward(layer, x, y, [batch, 1], Some(cache), stream)
     })
+}
+
+/// The call, where the layer is.
+///
+/// # Safety
+/// As [`tensors`]; on a GPU until the stream has come to what is enqueued.
+unsafe fn forward(
+    layer: &Layer,
+    x: View,
+    y: View,
+    [batch, seqlen]: [usize; 2],
+    cache: Option<&mut Cache>,
+    stream: *mut c_void,
+) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if layer.engine().is_some() {
+        check_apart(&x, &y)?;
+        let tokens = [x, y].map(|view| view.on_device([batch, seqlen]));
+        // SAFETY: as the caller promises; the tensors have been checked.
+        return unsafe { layer.enqueue(tokens, [batch, seqlen], cache, crate::cuda::Stream::of(stream)) };
+    }
+    let _ = stream;
+    // SAFETY: as the caller promises.
+    let tensors = unsafe { tensors(x, y)? };
+    layer.forward_tensors(tensors, batch, seqlen, cache)
 }
 
 /// What a call reads and what it writes, each checked by itself and of one shape, which the layer can take.
@@ -192,7 +225,8 @@ unsafe fn views<const SIDES: usize>(
     // SAFETY: as the caller promises.
     let checked = |tensor, name| unsafe {
         check(tensor, name)?;
-        let view = view(&*tensor, name, sides, layer.config().device)?;
+        let config = layer.config();
+        let view = view(&*tensor, name, sides, config.device, config.device_index)?;
         let (d_model, columns) = (layer.dims().d_model, view.shape[2]);
         if columns != d_model {
             fail!(ShapeMismatch, "{name} has a d_model of {columns}; it must have the layer's, {d_model}");
@@ -234,12 +268,13 @@ pub unsafe fn view<const SIDES: usize>(
     name: &str,
     sides: [&str; SIDES],
     device: Device,
+    device_index: u32,
 ) -> Result<View> {
     if tensor.ndim != SIDES as i32 {
         let (ndim, sides) = (tensor.ndim, sides.join(", "));
         fail!(ShapeMismatch, "{name} has {ndim} dimensions; it must have {SIDES}, ({sides})");
     }
-    check_device(tensor.device, name, device)?;
+    check_device(tensor.device, name, device, device_index)?;
     let dtype = dtype(tensor.dtype, name)?;
     // SAFETY: as the caller promises.
     let given = unsafe { numbers(tensor.shape, SIDES, name, "shape")? };
@@ -290,21 +325,35 @@ pub unsafe fn view<const SIDES: usize>(
     if view.bytes_around().is_none() {
         return Err(outside(name));
     }
-    let apart = (0..3).filter(|&i| view.strides[i] != 0).map(|i| shape[i]).product::<usize>();
-    memory::check_fits(name, apart * dtype.size())?;
+    if device == Device::Cpu {
+        let apart = (0..3).filter(|&i| view.strides[i] != 0).map(|i| shape[i]).product::<usize>();
+        memory::check_fits(name, apart * dtype.size())?;
+    }
     Ok(view)
 }
 
-/// Whether a layer on `layer`'s kind of device can use a tensor on this one.
-fn check_device(of: DLDevice, name: &str, layer: Device) -> Result<()> {
-    let (usable, must_be) = match layer {
-        Device::Cpu => ([CPU, CUDA_HOST].contains(&of.device_type), "kDLCPU (1) or kDLCUDAHost (3)"),
-        Device::Cuda => (false, "nothing else than the CPU's in this version"),
+/// Whether a layer on `layer`, number `index` of its kind, can use a tensor on this device.
+fn check_device(of: DLDevice, name: &str, layer: Device, index: u32) -> Result<()> {
+    let usable = match layer {
+        Device::Cpu => [CPU, CUDA_HOST].contains(&of.device_type),
+        Device::Cuda => {
+            [CUDA, CUDA_MANAGED].contains(&of.device_type) && u32::try_from(of.device_id) == Ok(index)
+        }
     };
     if !usable {
         let number = of.device_type;
         let known = DEVICES.iter().find(|(of, _)| *of == number).map_or("unknown", |(_, name)| name);
-        fail!(InvalidArgument, "{name}->device is {known} ({number}); the layer's is {must_be}");
+        match layer {
+            Device::Cpu => fail!(
+                InvalidArgument,
+                "{name}->device is {known} ({number}); the layer's is kDLCPU (1) or kDLCUDAHost (3)"
+            ),
+            Device::Cuda => fail!(
+                InvalidArgument,
+                "{name}->device is {known} ({number}), number {}; the layer's is kDLCUDA (2), number {index}",
+                of.device_id
+            ),
+        }
     }
     Ok(())
 }
@@ -357,6 +406,18 @@ fn shape_text(shape: &[usize]) -> String {
 /// # Safety
 /// The elements of `x` can be read and those of `y` written, and nothing else uses them, during `'a`.
 unsafe fn tensors<'a>(x: View, y: View) -> Result<Tensors<'a>> {
+    check_apart(&x, &y)?;
+    // SAFETY: as the caller promises; one tensor is borrowed once.
+    unsafe {
+        if x == y {
+            return Ok(Tensors::InPlace(y.of_rows().write()));
+        }
+        Ok(Tensors::Separate { x: x.of_rows().read(), y: y.of_rows().write() })
+    }
+}
+
+/// Whether each element of `y` has a place of its own, and they are those of `x` or have no byte in common with them.
+fn check_apart(x: &View, y: &View) -> Result<()> {
     if !y.lies_apart() {
         fail!(
             InvalidArgument,
@@ -365,19 +426,13 @@ unsafe fn tensors<'a>(x: View, y: View) -> Result<Tensors<'a>> {
             y.shape
         );
     }
-    // SAFETY: as the caller promises; one tensor is borrowed once.
-    unsafe {
-        if x == y {
-            return Ok(Tensors::InPlace(y.of_rows().write()));
-        }
-        if overlap(&x, &y) {
-            fail!(
-                InvalidArgument,
-                "y overlaps x in part; it must be the same elements in the same order, or lie apart from x"
-            );
-        }
-        Ok(Tensors::Separate { x: x.of_rows().read(), y: y.of_rows().write() })
+    if x != y && overlap(x, y) {
+        fail!(
+            InvalidArgument,
+            "y overlaps x in part; it must be the same elements in the same order, or lie apart from x"
+        );
     }
+    Ok(())
 }
 
 impl View {
@@ -426,6 +481,16 @@ impl View {
             _ => return self,
         };
         View { shape: [1, groups * rows, columns], strides: [0, row, column], ..self }
+    }
+
+    /// The tensor as (batch, seqlen, d_model) of a device.
+    #[cfg(feature = "cuda")]
+    fn on_device(&self, [batch, seqlen]: [usize; 2]) -> crate::cuda::DeviceTokens {
+        let [group, row, column] = self.strides.map(|stride| stride as i64);
+        // A step's tokens are rows of one group.
+        let strides =
+            if self.shape[..2] == [batch, seqlen] { [group, row, column] } else { [row, 0, column] };
+        crate::cuda::DeviceTokens { address: self.start.addr() as u64, dtype: self.dtype, strides }
     }
 
     /// # Safety
@@ -635,7 +700,7 @@ mod tests {
                 byte_offset: 4 * element,
             };
             // SAFETY: three sides and three strides.
-            unsafe { view(&tensor, "x", ["batch", "seqlen", "d_model"], Device::Cpu) }.unwrap()
+            unsafe { view(&tensor, "x", ["batch", "seqlen", "d_model"], Device::Cpu, 0) }.unwrap()
         };
         let x = at(3, &mut [-100, 20, 1]);
         let y = at(500, &mut [100, 20, 1]);

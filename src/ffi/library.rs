@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char};
 
 use super::boundary::{self, c_string};
 use super::types::lm_status;
+use crate::error::Result;
 use crate::simd::Isa;
 use crate::threads;
 
@@ -41,10 +42,15 @@ pub extern "C" fn lm_build_info() -> *const c_char {
     }
     boundary::value(c"".as_ptr(), || {
         let info = c_string(&format!(
-            "lite-mamba {}; instruction set {}; threads {}; CUDA not built",
+            "lite-mamba {}; instruction set {}; threads {}; CUDA {}",
             env!("CARGO_PKG_VERSION"),
             Isa::current().name(),
             threads::num_threads(),
+            match cuda_devices() {
+                None => "not built".into(),
+                Some(Ok(count)) => format!("on {count} devices"),
+                Some(Err(error)) => format!("not usable: {error}"),
+            },
         ));
         let pointer = BUILD_INFO.try_with(|kept| {
             kept.replace(info);
@@ -104,5 +110,13 @@ pub extern "C" fn lm_set_num_threads(n: usize) -> lm_status {
 /// Any thread, any time.
 #[unsafe(no_mangle)]
 pub extern "C" fn lm_cuda_available() -> bool {
-    false
+    boundary::value(false, || Ok(matches!(cuda_devices(), Some(Ok(_)))))
+}
+
+/// How many devices CUDA has here, or why none; `None` where it was not built.
+fn cuda_devices() -> Option<Result<u32>> {
+    #[cfg(feature = "cuda")]
+    return Some(crate::cuda::available());
+    #[cfg(not(feature = "cuda"))]
+    None
 }

@@ -22,10 +22,11 @@ use crate::layer::packed_total;
 ///             sequence, which may be of any length.
 /// dtype: in which the state is held. LM_DTYPE_DEFAULT is the type of the layer's arithmetic, F64 for an F64
 ///        layer, F32 for every other one. BF16 and F16 take half the memory of F32; each call then rounds the
-///        states that it leaves, so that how a sequence is cut into calls changes its results.
+///        states that it leaves, so that how a sequence is cut into calls changes its results. On a GPU it is F32.
 /// cache: receives the handle.
 ///
-/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_OUT_OF_MEMORY.
+/// LM_ERR_INVALID_ARGUMENT for no LM_DTYPE_ value; LM_ERR_UNSUPPORTED for another than F32 on a GPU;
+/// LM_ERR_OUT_OF_MEMORY, on a GPU LM_ERR_CUDA.
 /// Any number of threads on one layer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lm_alloc_cache(

@@ -142,6 +142,11 @@ impl Config {
         }
     }
 
+    /// Which GPU the layer lives on; `None` for the processor.
+    pub(crate) fn device_number(&self) -> Option<u32> {
+        (self.device == Device::Cuda).then_some(self.device_index)
+    }
+
     /// Checks every field and resolves the sizes that follow from them.
     ///
     /// # Errors
@@ -208,7 +213,10 @@ impl Config {
             fail!(InvalidConfig, "layer_idx is {}; it must fit 63 bits", self.layer_idx.unwrap_or(0));
         }
         if self.device == Device::Cuda {
+            #[cfg(not(feature = "cuda"))]
             fail!(Cuda, "device is CUDA; this library was built without CUDA support");
+            #[cfg(feature = "cuda")]
+            crate::cuda::check(self)?;
         }
         Dims::new(self, d_inner)
     }

@@ -19,11 +19,17 @@ use tokens::Sequences;
 pub use tokens::{Tensors, Tokens};
 
 use crate::cache::Cache;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::error::{Error, ErrorKind, Result, fail};
 use crate::memory;
+#[cfg(feature = "cuda")]
+use crate::memory::Buffer;
 use crate::simd::system::DefaultFpEnv;
 use crate::simd::{Isa, Storage};
 use crate::tensor::{DType, Element, each_dtype};
+#[cfg(feature = "cuda")]
+use crate::{tensor::with_dtype, threads::Workers};
 use parameters::Parameters;
 use workspace::{Needs, Workspaces};
 
@@ -56,7 +62,25 @@ pub struct Layer {
     dims: Dims,
     infos: Vec<ParameterInfo>,
     isa: Isa,
-    model: AnyModel,
+    home: Home,
+}
+
+/// Where the parameters are, with what computes there.
+#[derive(Debug)]
+enum Home {
+    Host(Box<AnyModel>),
+    #[cfg(feature = "cuda")]
+    Device(Box<cuda::Engine>),
+}
+
+impl Home {
+    fn zeroed(config: &Config, dims: &Dims, isa: Isa) -> Result<Self> {
+        match config.device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda => Ok(Home::Device(Box::new(cuda::Engine::new(config, dims)?))),
+            _ => Ok(Home::Host(Box::new(AnyModel::zeroed(config, dims, isa)?))),
+        }
+    }
 }
 
 /// What a layer computes with.
@@ -140,7 +164,7 @@ impl Layer {
             config: Config { dt_rank: Some(dims.dt_rank), ..config.clone() },
             infos: parameter_list(config, &dims),
             isa,
-            model: AnyModel::zeroed(config, &dims, isa)?,
+            home: Home::zeroed(config, &dims, isa)?,
             dims,
         };
         for info in layer.infos.clone() {
@@ -153,6 +177,15 @@ impl Layer {
     /// What tells this layer from every other one of the process.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What computes on a device, if that is where the layer is.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn engine(&self) -> Option<&cuda::Engine> {
+        match &self.home {
+            Home::Host(_) => None,
+            Home::Device(engine) => Some(engine),
+        }
     }
 
     /// The configuration, with `dt_rank` resolved.
@@ -186,7 +219,17 @@ impl Layer {
     /// `NotFound` for an unknown name, `ShapeMismatch` when `out` has another length.
     pub fn get_parameter<T: Element>(&self, name: &str, out: &mut [T]) -> Result<()> {
         let info = self.find(name, out.len())?;
-        each_dtype!(AnyModel, &self.model, model => model.parameters.get(&info.name, out));
+        match &self.home {
+            Home::Host(model) => {
+                each_dtype!(AnyModel, &**model, model => model.parameters.get(&info.name, out))
+            }
+            #[cfg(feature = "cuda")]
+            Home::Device(engine) => {
+                let mut values = vec![0.0; out.len()];
+                engine.parameters().get(&info.name, &mut values)?;
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value.convert());
+            }
+        }
         Ok(())
     }
 
@@ -196,8 +239,19 @@ impl Layer {
     /// As [`Layer::get_parameter`].
     pub fn set_parameter<T: Element>(&mut self, name: &str, values: &[T]) -> Result<()> {
         let _default = DefaultFpEnv::enter();
-        let name = self.find(name, values.len())?.name.clone();
-        each_dtype!(AnyModel, &mut self.model, model => model.parameters.set(&name, values));
+        let info = self.find(name, values.len())?.clone();
+        match &mut self.home {
+            Home::Host(model) => {
+                each_dtype!(AnyModel, &mut **model, model => model.parameters.set(&info.name, values))
+            }
+            #[cfg(feature = "cuda")]
+            Home::Device(engine) => {
+                let rounded: Vec<f32> = with_dtype!(info.dtype, P => {
+                    values.iter().map(|value| value.convert::<P>().convert()).collect()
+                });
+                engine.parameters_mut().set(&info.name, &rounded)?;
+            }
+        }
         Ok(())
     }
 
@@ -331,7 +385,87 @@ impl Layer {
             return Ok(());
         }
         let _default = DefaultFpEnv::enter();
-        each_dtype!(AnyModel, &self.model, model => self.call_model(model, &mut tensors, &sequences, cache.take()))
+        match &self.home {
+            Home::Host(model) => {
+                each_dtype!(AnyModel, &**model, model => self.call_model(model, &mut tensors, &sequences, cache.take()))
+            }
+            #[cfg(feature = "cuda")]
+            Home::Device(engine) => self.call_device(engine, &mut tensors, &sequences, cache),
+        }
+    }
+
+    /// Puts a call on a stream of the device that the layer is on.
+    ///
+    /// # Errors
+    /// As [`Layer::forward`].
+    ///
+    /// # Safety
+    /// As [`cuda::Engine::enqueue`].
+    #[cfg(feature = "cuda")]
+    pub(crate) unsafe fn enqueue(
+        &self,
+        tokens: [cuda::DeviceTokens; 2],
+        [batch, seqlen]: [usize; 2],
+        cache: Option<&mut Cache>,
+        stream: cuda::Stream,
+    ) -> Result<()> {
+        let Some(engine) = self.engine() else { unreachable!("asked before") };
+        let calls = cuda::Calls::uniform(batch, seqlen);
+        match cache {
+            Some(cache) => {
+                cache.check_fits(self, batch)?;
+                // SAFETY: the caller's promise.
+                cache.with_device_state(|state| unsafe { engine.enqueue(tokens, calls, Some(state), stream) })
+            }
+            // SAFETY: the caller's promise.
+            None => unsafe { engine.enqueue(tokens, calls, None, stream) },
+        }
+    }
+
+    /// A call of the host's on a device.
+    #[cfg(feature = "cuda")]
+    fn call_device(
+        &self,
+        engine: &cuda::Engine,
+        tensors: &mut Tensors<'_>,
+        sequences: &Sequences<'_>,
+        cache: Option<&mut Cache>,
+    ) -> Result<()> {
+        let (rows, d_model) = (sequences.rows(), self.dims.d_model);
+        let workers = Workers::for_operations((rows * d_model) as f64);
+        let mut room = Buffer::zeroed("the tokens", memory::product("the tokens", &[rows, d_model])?)?;
+        let calls = match *sequences {
+            Sequences::Equal { count, seqlen } => cuda::Calls::uniform(count, seqlen),
+            Sequences::Lanes(lanes) => {
+                cuda::Calls { lanes: Some(lanes), ..cuda::Calls::uniform(lanes.len(), 1) }
+            }
+            Sequences::Packed(starts) => {
+                cuda::Calls { starts: Some(starts), ..cuda::Calls::uniform(starts.len() - 1, 0) }
+            }
+        };
+        let mut run = |state: Option<&cuda::State>| -> Result<()> {
+            let x = tensors.input::<f32>(&workers, 0..rows, &mut room);
+            let x = x.as_standard_layout();
+            let started = engine.start(x.as_slice().expect("standard"), calls, state)?;
+            drop(x);
+            let mut done = Ok(());
+            tensors.output::<f32>(&workers, 0..rows, &mut room, |mut y| {
+                done = match y.as_slice_mut() {
+                    Some(y) => started.finish(y),
+                    None => {
+                        let mut values = vec![0.0; rows * d_model];
+                        started.finish(&mut values).map(|()| {
+                            y.iter_mut().zip(values).for_each(|(y, value)| *y = value);
+                        })
+                    }
+                };
+            });
+            done
+        };
+        match cache {
+            Some(cache) => cache.with_device_state(|state| run(Some(state))),
+            None => run(None),
+        }
     }
 
     fn call_model<W: Storage>(

@@ -127,7 +127,7 @@ impl<T: Real> Workspaces<T> {
         if needs.state {
             let lanes = needs.sequences.most_within(rows);
             if workspace.state.as_ref().is_none_or(|state| state.lanes() < lanes) {
-                workspace.state = Some(State::new(config, dims, lanes)?);
+                workspace.state = Some(State::new(config.variant, dims, lanes)?);
             }
         }
         let room = product("the workspace", &[workspace.rows, dims.d_model])?;

@@ -1,0 +1,1135 @@
+// The stages of the layer on a GPU, beside the matrix products that cuBLASLt computes. `build.py` makes
+// layer.ptx from this file; it needs no header, so that NVRTC alone compiles it.
+//
+// Tensors are row-major, a row being a token; T is the storage type, arithmetic and states are f32. The structs
+// of arguments are those of `kernels.rs`, field by field.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+struct bf16 { u16 bits; };
+struct f16 { u16 bits; };
+
+__device__ __forceinline__ float widen(float v) { return v; }
+__device__ __forceinline__ float widen(bf16 v) { return __uint_as_float(u32(v.bits) << 16); }
+__device__ __forceinline__ float widen(f16 v) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(v.bits));
+    return wide;
+}
+template <typename T> __device__ __forceinline__ T narrow(float v);
+template <> __device__ __forceinline__ float narrow<float>(float v) { return v; }
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float v) {
+    bf16 narrowed;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(v));
+    return narrowed;
+}
+template <> __device__ __forceinline__ f16 narrow<f16>(float v) {
+    f16 narrowed;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(v));
+    return narrowed;
+}
+
+// V values side by side, read and written by one instruction of up to 16 bytes.
+template <typename T, int V> struct __align__(sizeof(T) * V) Vector { T values[V]; };
+template <int BYTES> struct Word;
+template <> struct Word<2> { typedef u16 type; };
+template <> struct Word<4> { typedef u32 type; };
+template <> struct Word<8> { typedef uint2 type; };
+template <> struct Word<16> { typedef uint4 type; };
+
+__device__ __forceinline__ void split(u32 (&to)[1], u32 from) { to[0] = from; }
+__device__ __forceinline__ void split(u32 (&to)[2], uint2 from) { to[0] = from.x, to[1] = from.y; }
+__device__ __forceinline__ void split(u32 (&to)[4], uint4 from) {
+    to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
+}
+__device__ __forceinline__ void widen_pair(u32 pair, float &low, float &high, bf16) {
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ void widen_pair(u32 pair, float &low, float &high, f16) {
+    low = widen(f16{u16(pair)});
+    high = widen(f16{u16(pair >> 16)});
+}
+template <int V, typename T> __device__ __forceinline__ void unpack(typename Word<sizeof(T) * V>::type word, float (&to)[V]) {
+    if constexpr (sizeof(T) * V == 2) {
+        to[0] = widen(T{word});
+    } else {
+        u32 parts[sizeof(T) * V / 4];
+        split(parts, word);
+#pragma unroll
+        for (int i = 0; i < int(sizeof(T)) * V / 4; ++i) {
+            if constexpr (sizeof(T) == 4) to[i] = __uint_as_float(parts[i]);
+            else widen_pair(parts[i], to[2 * i], to[2 * i + 1], T{});
+        }
+    }
+}
+template <int V, typename T> __device__ __forceinline__ void load(const T *from, float (&to)[V]) {
+    const typename Word<sizeof(T) * V>::type word = *reinterpret_cast<const typename Word<sizeof(T) * V>::type *>(from);
+    unpack<V, T>(word, to);
+}
+template <int V, typename T> __device__ __forceinline__ void store(T *to, const float (&from)[V]) {
+    union { typename Word<sizeof(T) * V>::type word; Vector<T, V> vector; } bits;
+#pragma unroll
+    for (int v = 0; v < V; ++v) bits.vector.values[v] = narrow<T>(from[v]);
+    *reinterpret_cast<typename Word<sizeof(T) * V>::type *>(to) = bits.word;
+}
+
+__device__ __forceinline__ float exp2_approx(float v) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v));
+    return power;
+}
+__device__ __forceinline__ float reciprocal(float v) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(v));
+    return inverse;
+}
+// e^v within 3 ulp or so: what rounding takes from v log2(e) comes back as a factor.
+__device__ __forceinline__ float exponential(float v) {
+    const float LOG2_E = 1.44269502f, LOG2_E_REST = 1.92596303e-8f, LN_2 = 0.693147182f;
+    float whole = v * LOG2_E;
+    float rest = fmaf(v, LOG2_E, -whole) + v * LOG2_E_REST;
+    rest = fabsf(v) < 128.0f ? rest : 0.0f;
+    float power = exp2_approx(whole);
+    return fmaf(power, rest * LN_2, power);
+}
+// v / (1 + e^-v), whose exponential may be a little off where it is large, for the quotient is small there.
+__device__ __forceinline__ float silu(float v) { return v * reciprocal(1.0f + exp2_approx(v * -1.44269502f)); }
+// ln(1 + e^v) = max(v, 0) + 2 atanh(e / (2 + e)) with e = e^-|v|; the series ends below half an ulp.
+__device__ __forceinline__ float softplus(float v) {
+    float e = exponential(-fabsf(v));
+    float s = e * reciprocal(2.0f + e);
+    float q = s * s;
+    float series = fmaf(q, 2.0f / 15, 2.0f / 13);
+    series = fmaf(q, series, 2.0f / 11);
+    series = fmaf(q, series, 2.0f / 9);
+    series = fmaf(q, series, 2.0f / 7);
+    series = fmaf(q, series, 2.0f / 5);
+    series = fmaf(q, series, 2.0f / 3);
+    series = fmaf(q, series, 2.0f);
+    return fmaxf(v, 0.0f) + s * series;
+}
+
+// Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
+// here for what that one has written; so may the next one then.
+__device__ __forceinline__ void begin_early() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The sequences of a call: `starts` says where each one's rows begin, and end where the next begin; where there is
+// none, all are `seqlen` long. `lanes` says where their states are; where there is none, in order from `first_lane`.
+struct Sequences {
+    const int *starts;
+    const int *lanes;
+    int seqlen;
+    int first_lane;
+};
+struct Sequence {
+    i64 row;
+    int len;
+    int lane;
+};
+// EQUAL where there are no `starts`: the compiler then sees that all threads agree on lengths.
+template <bool EQUAL = false> __device__ __forceinline__ Sequence sequence_of(const Sequences &all, int index) {
+    Sequence one;
+    const bool equal = EQUAL || !all.starts;
+    one.row = equal ? i64(index) * all.seqlen : all.starts[index] - all.starts[0];
+    one.len = equal ? all.seqlen : all.starts[index + 1] - all.starts[index];
+    one.lane = all.lanes ? all.lanes[index] : all.first_lane + index;
+    return one;
+}
+
+// ---- The dilated convolutions with their activation and gates.
+
+struct ConvArgs {
+    const void *x;
+    void *out;
+    const float *weight;  // (branches, taps, channels)
+    const float *bias;    // (branches, channels), or null
+    const float *gates;   // (branches)
+    const int *dilations; // (branches)
+    float *ring;          // (lanes, ring_len, channels), or null for sequences that begin here
+    const u32 *positions; // (lanes): where in the ring the next input goes
+    Sequences sequences;
+    i64 x_stride;
+    i64 out_stride;
+    i64 branch_stride; // 0: the branches are added up
+    int channels;
+    int taps;
+    int branches;
+    int ring_len;
+};
+
+// A thread computes V channels of TOKENS tokens, one branch after another: weights are read once for all its tokens.
+// Grid: channels, tokens, sequences. With one token, it also moves on the ring, whose slot for it no tap reads.
+template <typename T, int V, int TOKENS> __device__ __forceinline__ void conv(const ConvArgs &a) {
+    const int channel = (blockIdx.x * 32 + threadIdx.x) * V;
+    const Sequence sequence = sequence_of(a.sequences, blockIdx.z);
+    const int first = (blockIdx.y * blockDim.y + threadIdx.y) * TOKENS;
+    if (channel >= a.channels || first >= sequence.len) return;
+    const T *x = static_cast<const T *>(a.x) + sequence.row * a.x_stride + channel;
+    T *out = static_cast<T *>(a.out) + (sequence.row + first) * a.out_stride + channel;
+    float *ring = a.ring ? a.ring + i64(sequence.lane) * a.ring_len * a.channels + channel : nullptr;
+    const int position = a.ring ? a.positions[sequence.lane] : 0;
+
+    float sum[TOKENS][V] = {};
+    for (int branch = 0; branch < a.branches; ++branch) {
+        const float *weight = a.weight + i64(branch) * a.taps * a.channels + channel;
+        float acc[TOKENS][V];
+        float bias[V] = {};
+        if (a.bias) load<V>(a.bias + i64(branch) * a.channels + channel, bias);
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i)
+#pragma unroll
+            for (int v = 0; v < V; ++v) acc[i][v] = bias[v];
+        const int dilation = a.dilations[branch];
+        for (int tap = 0; tap < a.taps; ++tap) {
+            const int back = (a.taps - 1 - tap) * dilation;
+            float w[V];
+            load<V>(weight + i64(tap) * a.channels, w);
+            if (first >= back && first + TOKENS <= sequence.len) {
+                const T *from = x + (first - back) * a.x_stride;
+#pragma unroll
+                for (int i = 0; i < TOKENS; ++i) {
+                    float value[V];
+                    load<V>(from + i * a.x_stride, value);
+#pragma unroll
+                    for (int v = 0; v < V; ++v) acc[i][v] = fmaf(w[v], value[v], acc[i][v]);
+                }
+            } else {
+#pragma unroll
+                for (int i = 0; i < TOKENS; ++i) {
+                    const int token = first + i - back;
+                    float value[V] = {};
+                    if (first + i < sequence.len && token >= 0) {
+                        load<V>(x + token * a.x_stride, value);
+                    } else if (first + i < sequence.len && ring) {
+                        int slot = position + token;
+                        if (slot < 0) slot += a.ring_len;
+                        load<V>(ring + i64(slot) * a.channels, value);
+                    }
+#pragma unroll
+                    for (int v = 0; v < V; ++v) acc[i][v] = fmaf(w[v], value[v], acc[i][v]);
+                }
+            }
+        }
+        const float gate = a.gates[branch];
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i) {
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const float active = gate * silu(acc[i][v]);
+                acc[i][v] = active;
+                sum[i][v] += active;
+            }
+            if (a.branch_stride && first + i < sequence.len)
+                store<V>(out + i * a.out_stride + branch * a.branch_stride, acc[i]);
+        }
+    }
+    if (!a.branch_stride) {
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i)
+            if (first + i < sequence.len) store<V>(out + i * a.out_stride, sum[i]);
+    }
+    if (TOKENS == 1 && ring) {
+        float value[V];
+        load<V>(x, value);
+        store<V>(ring + i64(position) * a.channels, value);
+    }
+}
+
+// The same for TILE_TOKENS tokens of 128 channels a block, whose inputs are first brought together in shared memory, in
+// f32, with the `span` rows before them and the weights: every tap then reads at a fixed distance from one address.
+const int TILE_TOKENS = 64, TILE_WARPS = 16;
+
+struct ConvTileArgs {
+    ConvArgs conv;
+    int span; // of the longest branch: (taps - 1) dilation
+};
+
+template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &a, int span) {
+    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32), then weights and biases, (branches (taps + 1), 32)
+    const int TOKENS = TILE_TOKENS / TILE_WARPS;
+    const int channel = (blockIdx.x * 32 + threadIdx.x) * 4;
+    const bool exists = channel < a.channels;
+    const Sequence sequence = sequence_of(a.sequences, blockIdx.z);
+    const int first = blockIdx.y * TILE_TOKENS;
+    if (first >= sequence.len) return;
+    const T *x = static_cast<const T *>(a.x) + sequence.row * a.x_stride + channel;
+    const float *ring = a.ring ? a.ring + i64(sequence.lane) * a.ring_len * a.channels + channel : nullptr;
+    const int position = a.ring ? a.positions[sequence.lane] : 0;
+#pragma unroll 4
+    for (int i = threadIdx.y; i < span + TILE_TOKENS; i += TILE_WARPS) {
+        const int token = first - span + i;
+        float value[4] = {};
+        if (exists && token >= 0 && token < sequence.len) {
+            load<4>(x + token * a.x_stride, value);
+        } else if (exists && ring && token < 0) {
+            int slot = position + token;
+            if (slot < 0) slot += a.ring_len;
+            load<4>(ring + i64(slot) * a.channels, value);
+        }
+        rows[i * 32 + threadIdx.x] = make_float4(value[0], value[1], value[2], value[3]);
+    }
+    float4 *weights = rows + (span + TILE_TOKENS) * 32 + threadIdx.x;
+    for (int i = threadIdx.y; i < a.branches * (a.taps + 1); i += TILE_WARPS) {
+        const int branch = i / (a.taps + 1), tap = i % (a.taps + 1);
+        const float *from = tap < a.taps ? a.weight + (i64(branch) * a.taps + tap) * a.channels : a.bias + i64(branch) * a.channels;
+        float value[4] = {};
+        if (exists && (tap < a.taps || a.bias)) load<4>(from + channel, value);
+        weights[i * 32] = make_float4(value[0], value[1], value[2], value[3]);
+    }
+    __syncthreads();
+
+    const int own = threadIdx.y * TOKENS;
+    if (!exists || first + own >= sequence.len) return;
+    T *out = static_cast<T *>(a.out) + (sequence.row + first + own) * a.out_stride + channel;
+    float sum[TOKENS][4] = {};
+    for (int branch = 0; branch < a.branches; ++branch) {
+        const float4 bias = weights[a.taps * 32];
+        float acc[TOKENS][4];
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i) acc[i][0] = bias.x, acc[i][1] = bias.y, acc[i][2] = bias.z, acc[i][3] = bias.w;
+        const int dilation = a.dilations[branch];
+        const float4 *from = rows + (span + own - (a.taps - 1) * dilation) * 32 + threadIdx.x;
+#pragma unroll 2
+        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32) {
+            const float4 w = weights[tap * 32];
+#pragma unroll
+            for (int i = 0; i < TOKENS; ++i) {
+                const float4 value = from[i * 32];
+                acc[i][0] = fmaf(w.x, value.x, acc[i][0]);
+                acc[i][1] = fmaf(w.y, value.y, acc[i][1]);
+                acc[i][2] = fmaf(w.z, value.z, acc[i][2]);
+                acc[i][3] = fmaf(w.w, value.w, acc[i][3]);
+            }
+        }
+        weights += (a.taps + 1) * 32;
+        const float gate = a.gates[branch];
+#pragma unroll
+        for (int i = 0; i < TOKENS; ++i) {
+            const bool there = first + own + i < sequence.len;
+#pragma unroll
+            for (int v = 0; v < 4; ++v) {
+                acc[i][v] = gate * silu(acc[i][v]);
+                sum[i][v] += acc[i][v];
+            }
+            if (a.branch_stride && there) store<4>(out + i * a.out_stride + branch * a.branch_stride, acc[i]);
+        }
+    }
+    if (a.branch_stride) return;
+#pragma unroll
+    for (int i = 0; i < TOKENS; ++i)
+        if (first + own + i < sequence.len) store<4>(out + i * a.out_stride, sum[i]);
+}
+
+struct HistoryArgs {
+    const void *x;
+    float *ring;
+    const u32 *positions;
+    Sequences sequences;
+    i64 x_stride;
+    int channels;
+    int ring_len;
+};
+
+// Puts the last inputs of several tokens into their rings. Grid: channels, slots, sequences.
+template <typename T> __device__ __forceinline__ void history(const HistoryArgs &a) {
+    const int channel = blockIdx.x * 32 + threadIdx.x;
+    const int age = blockIdx.y * blockDim.y + threadIdx.y; // of the newest: 0
+    const Sequence sequence = sequence_of(a.sequences, blockIdx.z);
+    if (channel >= a.channels || age >= a.ring_len || age >= sequence.len) return;
+    const int token = sequence.len - 1 - age;
+    const int slot = int((i64(a.positions[sequence.lane]) + token) % a.ring_len);
+    const T *x = static_cast<const T *>(a.x) + (sequence.row + token) * a.x_stride + channel;
+    a.ring[(i64(sequence.lane) * a.ring_len + slot) * a.channels + channel] = widen(*x);
+}
+
+// ---- The selective scan.
+
+struct ScanArgs {
+    void *u; // becomes y
+    const void *delta;
+    const void *z;
+    const void *b;           // (rows, states)
+    const void *c;           // (rows, states)
+    const float *a;          // (channels, states): A log2(e)
+    const float *skip;       // (channels): D
+    const float *delta_bias; // (channels)
+    float *state;            // (lanes, channels, states), or null for sequences that begin and end here
+    float *ends;             // (sequences, chunks, channels, states): of each chunk, the last one's place holding
+                             // the state before the first
+    float *sums;             // (sequences, chunks, channels): of δ over each chunk
+    u32 *positions;          // (histories, lanes), moved on by the tokens of each sequence
+    const u32 *ring_lens;    // (histories)
+    u64 *seen;               // (lanes), likewise
+    Sequences sequences;
+    int u_stride;
+    int delta_stride;
+    int z_stride;
+    int bc_stride;
+    int channels;
+    int states;
+    int chunk; // tokens of a chunk, a multiple of TILE
+    int chunks;
+    int lanes;
+    int histories;
+};
+
+// The convolutions of these tokens are done: positions can move on.
+__device__ __forceinline__ void advance(const ScanArgs &p, const Sequence &sequence) {
+    p.seen[sequence.lane] += sequence.len;
+    for (int i = 0; i < p.histories; ++i) {
+        u32 &position = p.positions[i * p.lanes + sequence.lane];
+        position = u32((u64(position) + sequence.len) % p.ring_lens[i]);
+    }
+}
+
+const int TILE = 16;
+const int THREADS = 128;
+
+// Where the states of a lane of threads are: four side by side, then those of the other lanes.
+template <int LANES> __device__ __forceinline__ int state_of(int lane, int s) {
+    return (s / 4 * LANES + lane) * 4 + s % 4;
+}
+
+// The values of C channels side by side on their way, as they are stored, from `row` rows of `stride` bytes behind an
+// address: one instruction finds it.
+template <typename T, int C> struct Raw {
+    static const int BYTES = sizeof(T) * C;
+    u32 words[BYTES < 4 ? 1 : BYTES / 4];
+};
+__device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
+template <typename T> __device__ __forceinline__ u32 bits_of(T value) { return value.bits; }
+template <typename T> __device__ __forceinline__ u64 row_of(const T *first, int row, int stride) {
+    return reinterpret_cast<u64>(first) + i64(row) * stride;
+}
+template <int C, typename T> __device__ __forceinline__ Raw<T, C> read_raw(const T *first, int row, int stride) {
+    Raw<T, C> raw;
+    const u64 at = row_of(first, row, stride);
+    if constexpr (raw.BYTES == 2) asm volatile("ld.global.u16 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
+    else if constexpr (raw.BYTES == 4) asm volatile("ld.global.u32 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
+    else asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(raw.words[0]), "=r"(raw.words[1]) : "l"(at));
+    return raw;
+}
+template <typename T, int C> __device__ __forceinline__ Raw<T, C> raw_of(float value) {
+    Raw<T, C> raw;
+    const u32 bits = bits_of(narrow<T>(value));
+#pragma unroll
+    for (u32 &word : raw.words) word = raw.BYTES / C == 2 && C > 1 ? bits << 16 | bits : bits;
+    return raw;
+}
+template <typename T, int C> __device__ __forceinline__ Raw<T, C> select(bool first, Raw<T, C> a, Raw<T, C> b) {
+    Raw<T, C> raw;
+#pragma unroll
+    for (int i = 0; i < int(sizeof(raw.words) / 4); ++i) raw.words[i] = first ? a.words[i] : b.words[i];
+    return raw;
+}
+template <typename T, int C> __device__ __forceinline__ void widen_raw(Raw<T, C> raw, float (&to)[C]) {
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) to[c] = __uint_as_float(raw.words[c]);
+    } else if constexpr (C == 1) to[0] = widen(T{u16(raw.words[0])});
+    else widen_pair(raw.words[0], to[0], to[1], T{});
+}
+// A store that is no branch.
+template <typename T, int C> __device__ __forceinline__ void store_if(bool condition, u64 to, const float (&values)[C]) {
+    Raw<T, C> raw;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const u32 bits = bits_of(narrow<T>(values[c]));
+        if (sizeof(T) == 4) raw.words[c] = bits;
+        else raw.words[0] = c ? raw.words[0] | bits << 16 : bits;
+    }
+    const u32 wanted = condition;
+    if constexpr (raw.BYTES == 2)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
+    else if constexpr (raw.BYTES == 4)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u32 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
+    else
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.v2.u32 [%1], {%2, %3}; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]), "r"(raw.words[1]) : "memory");
+}
+
+// LANES threads share C channels, each with S of the states of each. They take LANES tokens at a time: each sees to
+// what one token needs but once, all go through the recurrence of all tokens, and the sums over the states end, each
+// token's, where the token began. Two channels a thread halve what is read of B and C, which else bounds the kernel.
+// Grid: channels, chunks, sequences.
+//
+// Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes each chunk's last
+// state from a zero one (from the true one in the first); then every chunk finds its first state from those before.
+template <typename T, int C, int S, int LANES, bool EXACT, bool SUMMARY, bool EQUAL>
+__device__ __forceinline__ void scan(const ScanArgs &p) {
+    const int STATES = S * LANES;
+    const int GROUPS = TILE / LANES;
+    const int STAGED = TILE * 2 * STATES;
+    const bool DOUBLE = STAGED <= 16 * THREADS;
+    __shared__ float4 staged[(DOUBLE ? 2 : 1) * STAGED / 4];
+
+    const int states = EXACT ? STATES : p.states;
+    const int lane = threadIdx.x % LANES;
+    const int own = (blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES) * C;
+    // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - C);
+    const Sequence sequence = sequence_of<EQUAL>(p.sequences, blockIdx.z);
+    const int chunk = blockIdx.y;
+    const int begin = chunk * p.chunk;
+    const int end = min(begin + p.chunk, sequence.len);
+    if (begin >= end) return;
+
+    // The state before the first token of the chunk.
+    const i64 summary = (i64(blockIdx.z) * p.chunks * p.channels + channel) * states;
+    const i64 next_summary = i64(p.channels) * states;
+    float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * states;
+    float h[C][S], a[C][S];
+#pragma unroll
+    for (int c = 0; c < C; ++c)
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+            const int n = state_of<LANES>(lane, s);
+            const int at = c * states + (EXACT ? n : min(n, states - 1));
+            a[c][s] = p.a[i64(channel) * states + at];
+            h[c][s] = 0.0f;
+            if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[c][s] = kept[at];
+            if (!SUMMARY && p.chunks > 1) h[c][s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
+            if (!EXACT && n >= states) a[c][s] = h[c][s] = 0.0f;
+            if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + at] = h[c][s];
+        }
+    if (!SUMMARY)
+        for (int before = 1; before < chunk; ++before) {
+            const float *sums = p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel;
+#pragma unroll
+            for (int c = 0; c < C; ++c)
+#pragma unroll
+                for (int s = 0; s < S; ++s) {
+                    const int n = state_of<LANES>(lane, s);
+                    const float last = p.ends[summary + before * next_summary + c * states + (EXACT ? n : min(n, states - 1))];
+                    h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], EXACT || n < states ? last : 0.0f);
+                }
+        }
+
+    float bias[C], skip[C];
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        bias[c] = p.delta_bias[channel + c];
+        skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
+    }
+    const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + channel;
+    const T *delta_of = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + channel;
+    const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + channel;
+    const int u_step = p.u_stride * int(sizeof(T)), delta_step = p.delta_stride * int(sizeof(T));
+    const int z_step = p.z_stride * int(sizeof(T)), bc_step = p.bc_stride * int(sizeof(T));
+
+    // Each thread's part of B and C of a tile, and its tokens of a tile, are read one tile ahead. Tokens that are not
+    // there have a δ of 0, which leaves the state as it is.
+    const int SHARE = STAGED / THREADS;
+    const Raw<T, C> none = raw_of<T, C>(0.0f), nothing = raw_of<T, C>(-60000.0f);
+    Raw<T, 1> ahead[DOUBLE ? SHARE : 1];
+    Raw<T, C> next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
+    auto read_tokens = [&](int tile) {
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            const int token = tile + g * LANES + lane;
+            const int at = min(token, end - 1);
+            next_u[g] = select(token < end, read_raw<C>(u_of, at, u_step), none);
+            next_delta[g] = select(token < end, read_raw<C>(delta_of, at, delta_step), nothing);
+            if (!SUMMARY) next_z[g] = read_raw<C>(z_of, at, z_step);
+        }
+    };
+    // A thread's values of B and C are those of one state and of every STEP-th token, or of several of one token.
+    const int ROW = 2 * STATES;
+    const int STEP = ROW < THREADS ? THREADS / ROW : 1;
+    const int PER_TOKEN = ROW < THREADS ? 1 : ROW / THREADS;
+    const T *bc_of[PER_TOKEN];
+    bool bc_real[PER_TOKEN];
+#pragma unroll
+    for (int i = 0; i < PER_TOKEN; ++i) {
+        const int at = i * THREADS + threadIdx.x % ROW;
+        bc_real[i] = EXACT || at % STATES < states;
+        bc_of[i] = static_cast<const T *>(at < STATES ? p.b : p.c) + sequence.row * p.bc_stride + min(at % STATES, states - 1);
+    }
+    auto read_staged = [&](int tile, int i) {
+        const int of = i % PER_TOKEN, token = tile + i / PER_TOKEN * STEP + int(threadIdx.x) / ROW;
+        const Raw<T, 1> value = read_raw<1>(bc_of[of], min(token, end - 1), bc_step);
+        return select(token < end && bc_real[of], value, raw_of<T, 1>(0.0f));
+    };
+    auto put_staged = [&](int half, int i, Raw<T, 1> value) {
+        float wide[1];
+        widen_raw(value, wide);
+        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = wide[0];
+    };
+
+    read_tokens(begin);
+    if (DOUBLE) {
+#pragma unroll
+        for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(begin, i));
+    }
+    float delta_sum[C] = {};
+    int half = 0;
+    for (int tile = begin; tile < end; tile += TILE) {
+        Raw<T, C> now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            now_u[g] = next_u[g];
+            now_delta[g] = next_delta[g];
+            if (!SUMMARY) now_z[g] = next_z[g];
+        }
+        // The barrier also keeps the compiler from reading only where the values are needed.
+        read_tokens(tile + TILE);
+        if (DOUBLE) {
+#pragma unroll
+            for (int i = 0; i < SHARE; ++i) ahead[i] = read_staged(tile + TILE, i);
+        } else {
+            __syncthreads();
+#pragma unroll 4
+            for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(tile, i));
+        }
+        __syncthreads();
+
+        // What the tokens need by themselves comes first for all groups: long chains, which so overlap.
+        float delta[GROUPS][C], delta_u[GROUPS][C], direct[GROUPS][C], gate[GROUPS][C];
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            float u[C], z[C];
+            widen_raw(now_u[g], u);
+            widen_raw(now_delta[g], delta[g]);
+            if (!SUMMARY) widen_raw(now_z[g], z);
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                delta[g][c] = softplus(delta[g][c] + bias[c]);
+                delta_u[g][c] = delta[g][c] * u[c];
+                if (SUMMARY) delta_sum[c] += delta[g][c];
+                else direct[g][c] = skip[c] * u[c], gate[g][c] = silu(z[c]);
+            }
+        }
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g) {
+            const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
+            float part[C][LANES];
+#pragma unroll
+            for (int i = 0; i < LANES; ++i) {
+                float d[C], du[C];
+#pragma unroll
+                for (int c = 0; c < C; ++c) {
+                    d[c] = __shfl_sync(0xffffffffu, delta[g][c], i, LANES);
+                    du[c] = __shfl_sync(0xffffffffu, delta_u[g][c], i, LANES);
+                    part[c][i] = 0.0f;
+                }
+#pragma unroll
+                for (int s = 0; s < S; s += 4) {
+                    const float4 b4 = bc[i * (2 * STATES / 4) + s / 4 * LANES + lane];
+                    const float4 c4 = SUMMARY ? b4 : bc[i * (2 * STATES / 4) + STATES / 4 + s / 4 * LANES + lane];
+                    const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
+#pragma unroll
+                    for (int c = 0; c < C; ++c)
+#pragma unroll
+                        for (int r = 0; r < 4; ++r) {
+                            float &state = h[c][s + r];
+                            state = fmaf(exp2_approx(d[c] * a[c][s + r]), state, du[c] * b[r]);
+                            // A state that is none must not make NaN of an infinite δu.
+                            if (!SUMMARY && (EXACT || state_of<LANES>(lane, s + r) < states))
+                                part[c][i] = fmaf(state, out[r], part[c][i]);
+                        }
+                }
+            }
+            if (!SUMMARY) {
+                // Each exchange halves the tokens that a thread holds sums of.
+#pragma unroll
+                for (int width = LANES / 2; width > 0; width /= 2) {
+                    const bool upper = lane & width;
+#pragma unroll
+                    for (int c = 0; c < C; ++c)
+#pragma unroll
+                        for (int i = 0; i < width; ++i) {
+                            const float give = upper ? part[c][i] : part[c][i + width];
+                            const float keep = upper ? part[c][i + width] : part[c][i];
+                            part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
+                        }
+                }
+                float y[C];
+#pragma unroll
+                for (int c = 0; c < C; ++c) y[c] = (direct[g][c] + part[c][0]) * gate[g][c];
+                const int token = tile + g * LANES + lane;
+                store_if<T, C>(exists && token < end, row_of(u_of, token, u_step), y);
+            }
+        }
+        if (DOUBLE) {
+            half ^= 1;
+#pragma unroll
+            for (int i = 0; i < SHARE; ++i) put_staged(half, i, ahead[i]);
+        }
+    }
+
+    const bool last = end == sequence.len;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        if (SUMMARY) {
+#pragma unroll
+            for (int width = LANES / 2; width > 0; width /= 2)
+                delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], width, LANES);
+            if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel + c] = delta_sum[c];
+        }
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+            const int n = state_of<LANES>(lane, s);
+            if (!exists || n >= states) continue;
+            if (SUMMARY) p.ends[summary + chunk * next_summary + c * states + n] = h[c][s];
+            else if (p.state && last) kept[c * states + n] = h[c][s];
+        }
+    }
+    if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
+}
+
+// ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none.
+
+struct ProductArgs {
+    const void *x;      // (rows, inputs)
+    const void *weight; // (outputs, inputs)
+    const void *bias;   // (outputs), or null
+    void *y;            // (rows, outputs)
+    i64 x_stride;
+    i64 y_stride;
+    int rows;
+    int inputs;
+    int outputs;
+    int split;  // warps that share the inputs of an output: 1 or all of the block
+    int vector; // whether inputs and rows can be read 16 bytes at a time
+};
+
+const int PRODUCT_WARPS = 8;
+
+// Sums of two outputs of up to ROWS rows, of every `step`-th vector of the inputs.
+template <typename T, int ROWS, int V>
+__device__ __forceinline__ void few_rows_sum(const ProductArgs &a, const T *x, int rows, int output, int first, int step, float (&acc)[2][ROWS]) {
+    typedef typename Word<sizeof(T) * V>::type Words;
+    const int AHEAD = ROWS == 1 ? 4 : 2; // vectors of each output that are on their way at once
+    const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
+    const i64 second = output + 1 < a.outputs ? a.inputs : 0;
+    for (int k = first * V; k < a.inputs; k += AHEAD * step * V) {
+        Words words[AHEAD][2];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int at = k + i * step * V;
+            words[i][0] = words[i][1] = Words{};
+            if (at < a.inputs) words[i][0] = *reinterpret_cast<const Words *>(weight + at);
+            if (at < a.inputs) words[i][1] = *reinterpret_cast<const Words *>(weight + second + at);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int at = k + i * step * V;
+            if (at >= a.inputs) break;
+            float w[2][V];
+            unpack<V, T>(words[i][0], w[0]);
+            unpack<V, T>(words[i][1], w[1]);
+#pragma unroll
+            for (int row = 0; row < ROWS; ++row) {
+                float value[V];
+                load<V>(x + min(row, rows - 1) * a.x_stride + at, value);
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    acc[0][row] = fmaf(w[0][v], value[v], acc[0][row]);
+                    acc[1][row] = fmaf(w[1][v], value[v], acc[1][row]);
+                }
+            }
+        }
+    }
+}
+
+// A warp, or all warps of a block, compute two outputs of ROWS rows; `put` takes each of them, by output and row, in a
+// thread of its own. Grid: outputs, rows.
+template <typename T, int ROWS, typename Put> __device__ __forceinline__ void few_rows(const ProductArgs &a, Put put) {
+    __shared__ float parts[PRODUCT_WARPS][2 * ROWS];
+    const int warp = threadIdx.y, lane = threadIdx.x;
+    const bool shared = a.split > 1;
+    const int output = (shared ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + warp) * 2;
+    const int top = blockIdx.y * ROWS, rows = min(a.rows - top, ROWS);
+    float acc[2][ROWS] = {};
+    if (output < a.outputs) {
+        const T *x = static_cast<const T *>(a.x) + top * a.x_stride;
+        const int first = shared ? warp * 32 + lane : lane;
+        const int step = shared ? PRODUCT_WARPS * 32 : 32;
+        if (a.vector) few_rows_sum<T, ROWS, 16 / sizeof(T)>(a, x, rows, output, first, step, acc);
+        else few_rows_sum<T, ROWS, 1>(a, x, rows, output, first, step, acc);
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * ROWS; ++i) {
+        float &sum = acc[i / ROWS][i % ROWS];
+#pragma unroll
+        for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
+        if (lane == 0) parts[warp][i] = sum;
+    }
+    if (shared) __syncthreads();
+    else __syncwarp();
+    if (lane >= 2 * ROWS || (shared && warp > 0)) return;
+    const int which = lane / ROWS, row = lane % ROWS;
+    if (output + which >= a.outputs || row >= rows) return;
+    float sum = 0.0f;
+    if (shared)
+        for (int i = 0; i < PRODUCT_WARPS; ++i) sum += parts[i][lane];
+    else sum = parts[warp][lane];
+    if (a.bias) sum += widen(static_cast<const T *>(a.bias)[output + which]);
+    put(output + which, top + row, narrow<T>(sum));
+}
+
+template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const ProductArgs &a) {
+    T *y = static_cast<T *>(a.y);
+    few_rows<T, ROWS>(a, [&](int output, int row, T value) { y[row * a.y_stride + output] = value; });
+}
+
+// Up to 8 TILES rows by the matrix units, for types of 16 bits; inputs and rows a multiple of 32. The warps of a block
+// share the inputs of 16 outputs. What the units call the k-th inputs may be any, if they are the same in x and weight:
+// here those that a thread reads in one piece. Grid: outputs.
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, f16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+template <typename T, int TILES> __device__ __forceinline__ void tile_rows(const ProductArgs &a) {
+    __shared__ float parts[PRODUCT_WARPS][16][8 * TILES + 1];
+    const int warp = threadIdx.y, group = threadIdx.x / 4, quarter = threadIdx.x % 4;
+    const int first = blockIdx.x * 16;
+    const T *weight[2], *x[TILES];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+        weight[i] = static_cast<const T *>(a.weight) + i64(min(first + group + 8 * i, a.outputs - 1)) * a.inputs;
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+        x[i] = static_cast<const T *>(a.x) + min(8 * i + group, a.rows - 1) * a.x_stride;
+    float sum[TILES][4] = {};
+#pragma unroll 4
+    for (int k = warp * 32 + quarter * 8; k < a.inputs; k += PRODUCT_WARPS * 32) {
+        const uint4 top = *reinterpret_cast<const uint4 *>(weight[0] + k);
+        const uint4 bottom = *reinterpret_cast<const uint4 *>(weight[1] + k);
+#pragma unroll
+        for (int i = 0; i < TILES; ++i) {
+            const uint4 in = *reinterpret_cast<const uint4 *>(x[i] + k);
+            multiply(sum[i], top.x, bottom.x, top.y, bottom.y, in.x, in.y, T{});
+            multiply(sum[i], top.z, bottom.z, top.w, bottom.w, in.z, in.w, T{});
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) parts[warp][group + j / 2 * 8][8 * i + 2 * quarter + j % 2] = sum[i][j];
+    __syncthreads();
+    for (int i = warp * 32 + threadIdx.x; i < 16 * a.rows; i += PRODUCT_WARPS * 32) {
+        const int output = i % 16, row = i / 16;
+        if (first + output >= a.outputs) continue;
+        float total = a.bias ? widen(static_cast<const T *>(a.bias)[first + output]) : 0.0f;
+#pragma unroll
+        for (int w = 0; w < PRODUCT_WARPS; ++w) total += parts[w][output][row];
+        static_cast<T *>(a.y)[row * a.y_stride + first + output] = narrow<T>(total);
+    }
+}
+
+// Any product, 16 x 16 outputs a block. Grid: outputs, rows.
+template <typename T> __device__ __forceinline__ void any_rows(const ProductArgs &a) {
+    __shared__ float xs[16][17], ws[16][17];
+    const int output = blockIdx.x * 16 + threadIdx.x;
+    for (i64 top = i64(blockIdx.y) * 16; top < a.rows; top += i64(gridDim.y) * 16) {
+        const i64 row = top + threadIdx.y;
+        float sum = 0.0f;
+        for (int k = 0; k < a.inputs; k += 16) {
+            const int own = blockIdx.x * 16 + threadIdx.y;
+            const bool inside = k + threadIdx.x < a.inputs;
+            xs[threadIdx.y][threadIdx.x] =
+                inside && row < a.rows ? widen(static_cast<const T *>(a.x)[row * a.x_stride + k + threadIdx.x]) : 0.0f;
+            ws[threadIdx.y][threadIdx.x] = inside && own < a.outputs
+                ? widen(static_cast<const T *>(a.weight)[i64(own) * a.inputs + k + threadIdx.x]) : 0.0f;
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < 16; ++i)
+                if (k + i < a.inputs) sum = fmaf(xs[threadIdx.y][i], ws[threadIdx.x][i], sum);
+            __syncthreads();
+        }
+        if (row < a.rows && output < a.outputs) {
+            if (a.bias) sum += widen(static_cast<const T *>(a.bias)[output]);
+            static_cast<T *>(a.y)[row * a.y_stride + output] = narrow<T>(sum);
+        }
+    }
+}
+
+// ---- A token of each sequence: in_proj with the convolutions, and dt_proj with the scan, in one kernel each.
+
+const int STEP_BRANCHES = 8, STEP_TAPS = 4; // at most
+
+struct StepArgs {
+    ProductArgs product; // in_proj, whose outputs are x and z
+    ConvArgs conv;
+    int dilations[STEP_BRANCHES]; // again, where they need no waiting for
+};
+
+// in_proj as in few_rows; meanwhile each thread has what the convolution of one output's branch needs on its way.
+template <typename T, int ROWS> __device__ __forceinline__ void step_in(const StepArgs &s) {
+    const ConvArgs &a = s.conv;
+    const int PAIRS = 2 * ROWS, SLOTS = 32 / PAIRS; // outputs by rows; branches that a warp sees to at once
+    const int TURNS = STEP_BRANCHES > SLOTS ? STEP_BRANCHES / SLOTS : 1;
+    const int lane = threadIdx.x;
+    const int first = (s.product.split > 1 ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + threadIdx.y) * 2;
+    const int row = blockIdx.y * ROWS + lane % PAIRS % ROWS, channel = first + lane % PAIRS / ROWS;
+    const bool convolves = channel < a.channels && row < s.product.rows;
+    const int stream = convolves ? sequence_of<true>(a.sequences, row).lane : 0;
+    const int position = convolves ? a.positions[stream] : 0;
+    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
+    float weight[TURNS][STEP_TAPS], input[TURNS][STEP_TAPS], bias[TURNS], gate[TURNS];
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const int branch = turn * SLOTS + lane / PAIRS;
+        const bool real = convolves && branch < a.branches;
+        gate[turn] = real ? a.gates[branch] : 0.0f;
+        bias[turn] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+#pragma unroll
+        for (int back = 0; back < STEP_TAPS; ++back) {
+            weight[turn][back] = input[turn][back] = 0.0f;
+            if (!real || back >= a.taps) continue;
+            weight[turn][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
+            int slot = position - back * s.dilations[branch % STEP_BRANCHES];
+            if (slot < 0) slot += a.ring_len;
+            if (back > 0) input[turn][back] = ring[i64(slot) * a.channels];
+        }
+    }
+
+    __shared__ float outputs[PRODUCT_WARPS][PAIRS];
+    few_rows<T, ROWS>(s.product, [&](int output, int row, T value) {
+        static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
+        outputs[threadIdx.y][threadIdx.x] = widen(value);
+    });
+    if (s.product.split > 1 && threadIdx.y > 0) return;
+    __syncwarp();
+    const float x = outputs[threadIdx.y][lane % PAIRS];
+    T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
+    float sum = 0.0f;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const int branch = turn * SLOTS + lane / PAIRS;
+        float acc = fmaf(weight[turn][0], x, bias[turn]);
+#pragma unroll
+        for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[turn][back], input[turn][back], acc);
+        const float active = gate[turn] * silu(acc);
+        if (branch >= a.branches) continue;
+        if (a.branch_stride && convolves) out[branch * a.branch_stride] = narrow<T>(active);
+        sum += active;
+    }
+#pragma unroll
+    for (int width = 16; width >= PAIRS; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
+    if (lane >= PAIRS || !convolves) return;
+    if (!a.branch_stride) *out = narrow<T>(sum);
+    ring[i64(position) * a.channels] = x;
+}
+
+// The convolutions alone, where another kernel computes in_proj. Grid: channels, sequences.
+template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &s) {
+    const ConvArgs &a = s.conv;
+    const int AT_ONCE = 4;
+    const int channel = blockIdx.x * THREADS + threadIdx.x;
+    const i64 row = blockIdx.y;
+    if (channel >= a.channels) return;
+    const int stream = sequence_of<true>(a.sequences, row).lane;
+    const int position = a.positions[stream];
+    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
+    const float x = widen(static_cast<const T *>(a.x)[row * a.x_stride + channel]);
+    T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
+    float sum = 0.0f;
+    for (int top = 0; top < a.branches; top += AT_ONCE) {
+        float weight[AT_ONCE][STEP_TAPS], input[AT_ONCE][STEP_TAPS], bias[AT_ONCE], gate[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int branch = top + i;
+            const bool real = branch < a.branches;
+            gate[i] = real ? a.gates[branch] : 0.0f;
+            bias[i] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+#pragma unroll
+            for (int back = 0; back < STEP_TAPS; ++back) {
+                weight[i][back] = input[i][back] = 0.0f;
+                if (!real || back >= a.taps) continue;
+                weight[i][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
+                int slot = position - back * s.dilations[branch % STEP_BRANCHES];
+                if (slot < 0) slot += a.ring_len;
+                if (back > 0) input[i][back] = ring[i64(slot) * a.channels];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            float acc = fmaf(weight[i][0], x, bias[i]);
+#pragma unroll
+            for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[i][back], input[i][back], acc);
+            const float active = gate[i] * silu(acc);
+            sum += active;
+            if (a.branch_stride && top + i < a.branches) out[(top + i) * a.branch_stride] = narrow<T>(active);
+        }
+    }
+    if (!a.branch_stride) *out = narrow<T>(sum);
+    ring[i64(position) * a.channels] = x;
+}
+
+struct StepScanArgs {
+    ScanArgs scan;      // of one token; δ is computed here
+    const void *r;      // (rows, rank), as far apart as B and C
+    const void *weight; // (channels, rank)
+    int rank;
+};
+
+// Four threads share a channel. Grid: channels, sequences.
+template <typename T> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
+    const ScanArgs &p = s.scan;
+    const int lane = threadIdx.x % 4;
+    const int own = blockIdx.x * (THREADS / 4) + threadIdx.x / 4;
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - 1);
+    const Sequence sequence = sequence_of<true>(p.sequences, blockIdx.y);
+    const i64 row = blockIdx.y;
+    T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
+    const float u = widen(*y);
+    const float z = widen(static_cast<const T *>(p.z)[row * p.z_stride + channel]);
+    const float bias = p.delta_bias[channel], skip = p.skip[channel];
+    const T *b = static_cast<const T *>(p.b) + row * p.bc_stride;
+    const T *c = static_cast<const T *>(p.c) + row * p.bc_stride;
+    float *state = p.state + (i64(sequence.lane) * p.channels + channel) * p.states;
+    const float *a = p.a + i64(channel) * p.states;
+    const T *r = static_cast<const T *>(s.r) + row * p.bc_stride;
+    const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
+
+    // The states that a thread has first are read before what they wait for is computed.
+    const bool fours = p.states % 4 == 0;
+    float h[4] = {}, power[4] = {}, in[4] = {}, out[4] = {};
+    auto read = [&](int n) {
+        if (fours && n < p.states) {
+            load<4>(state + n, h);
+            load<4>(a + n, power);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (n + i >= p.states) break;
+            if (!fours) h[i] = state[n + i], power[i] = a[n + i];
+            in[i] = widen(b[n + i]);
+            out[i] = widen(c[n + i]);
+        }
+    };
+    read(4 * lane);
+    float delta = 0.0f;
+    if (s.rank % 4 == 0 && p.bc_stride % 4 == 0) {
+#pragma unroll 4
+        for (int k = 4 * lane; k < s.rank; k += 16) {
+            float w[4], v[4];
+            load<4>(weight + k, w);
+            load<4>(r + k, v);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) delta = fmaf(w[i], v[i], delta);
+        }
+    } else {
+        for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
+    }
+    delta += __shfl_xor_sync(0xffffffffu, delta, 1);
+    delta += __shfl_xor_sync(0xffffffffu, delta, 2);
+    delta = softplus(delta + bias);
+    const float delta_u = delta * u;
+    float sum = 0.0f;
+    for (int n = 4 * lane; n < p.states; n += 16) {
+        if (n >= 16) read(n);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (n + i >= p.states) break;
+            h[i] = fmaf(exp2_approx(delta * power[i]), h[i], delta_u * in[i]);
+            sum = fmaf(h[i], out[i], sum);
+            if (exists && !fours) state[n + i] = h[i];
+        }
+        if (exists && fours) store<4>(state + n, h);
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if (exists && lane == 0) *y = narrow<T>(fmaf(skip, u, sum) * silu(z));
+    if (blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
+}
+
+// ---- Tensors of any type and strides to any other.
+
+struct CopyArgs {
+    const void *from;
+    void *to;
+    i64 from_strides[3];
+    i64 to_strides[3];
+    i64 sides[3];
+    u32 from_type; // 1 f32, 2 f64, 3 bf16, 4 f16
+    u32 to_type;
+};
+
+extern "C" __global__ void copy(CopyArgs a) {
+    const i64 count = a.sides[0] * a.sides[1] * a.sides[2];
+    for (i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += i64(gridDim.x) * blockDim.x) {
+        const i64 x = i % a.sides[2], y = i / a.sides[2] % a.sides[1], z = i / a.sides[2] / a.sides[1];
+        const i64 from = z * a.from_strides[0] + y * a.from_strides[1] + x * a.from_strides[2];
+        const i64 to = z * a.to_strides[0] + y * a.to_strides[1] + x * a.to_strides[2];
+        float value;
+        switch (a.from_type) {
+            case 1: value = static_cast<const float *>(a.from)[from]; break;
+            case 2: value = float(static_cast<const double *>(a.from)[from]); break;
+            case 3: value = widen(static_cast<const bf16 *>(a.from)[from]); break;
+            default: value = widen(static_cast<const f16 *>(a.from)[from]);
+        }
+        switch (a.to_type) {
+            case 1: static_cast<float *>(a.to)[to] = value; break;
+            case 2: static_cast<double *>(a.to)[to] = value; break;
+            case 3: static_cast<bf16 *>(a.to)[to] = narrow<bf16>(value); break;
+            default: static_cast<f16 *>(a.to)[to] = narrow<f16>(value);
+        }
+    }
+}
+
+#define SCAN(T, NAME, C, S, LANES, EXACT, EQUAL)                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS) scan_##NAME(ScanArgs a) {                               \
+        scan<T, C, S, LANES, EXACT, false, EQUAL>(a);                                                              \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
+        scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
+    }
+#define EARLY(CALL)                                                                                                \
+    {                                                                                                              \
+        begin_early();                                                                                             \
+        CALL;                                                                                                      \
+    }
+// Those of a step, which are compiled for 9.0 too.
+#define STEPS(T, NAME)                                                                                             \
+    extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) EARLY((few_rows<T, 1>(a)))                         \
+    extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) EARLY((few_rows<T, 4>(a)))                         \
+    extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) EARLY((few_rows<T, 8>(a)))                         \
+    extern "C" __global__ void step_in_1_##NAME(StepArgs a) EARLY((step_in<T, 1>(a)))                              \
+    extern "C" __global__ void step_in_4_##NAME(StepArgs a) EARLY((step_in<T, 4>(a)))                              \
+    extern "C" __global__ void step_in_8_##NAME(StepArgs a) EARLY((step_in<T, 8>(a)))                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) EARLY(step_conv<T>(a))      \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) EARLY(step_scan<T>(a))
+#define TILE_ROWS(T, NAME)                                                                                         \
+    extern "C" __global__ void tile_rows_1_##NAME(ProductArgs a) EARLY((tile_rows<T, 1>(a)))                       \
+    extern "C" __global__ void tile_rows_4_##NAME(ProductArgs a) EARLY((tile_rows<T, 4>(a)))
+#define ALL(T, NAME, C, S, LANES)                                                                                  \
+    extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
+    extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
+        conv_tile<T>(a.conv, a.span);                                                                              \
+    }                                                                                                              \
+    extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
+    extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
+    SCAN(T, 16_##NAME, C, S, LANES, true, true)                                                                    \
+    SCAN(T, upto16_##NAME, 1, 4, 4, false, false)                                                                  \
+    SCAN(T, upto64_##NAME, 1, 4, 16, false, false)                                                                 \
+    SCAN(T, upto256_##NAME, 1, 16, 16, false, false)                                                               \
+    extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
+
+STEPS(float, f32)
+STEPS(bf16, bf16)
+STEPS(f16, f16)
+TILE_ROWS(bf16, bf16)
+TILE_ROWS(f16, f16)
+#ifndef STEPS_ONLY
+// How channels and their 16 states are shared out was measured for each type.
+ALL(float, f32, 2, 4, 4)
+ALL(bf16, bf16, 1, 8, 2)
+ALL(f16, f16, 1, 8, 2)
+#endif

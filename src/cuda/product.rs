@@ -1,0 +1,370 @@
+//! y = x weightᵀ + bias on the device: cuBLASLt for many rows, a kernel that reads each weight once for few.
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublaslt::sys::{self as blas, cudaDataType};
+
+use super::driver::{Gpu, Stream, check_blas};
+use super::kernels::{Address, Kernel, ProductArgs, Storage};
+use crate::error::Result;
+
+/// CUBLAS_OP_T, which cudarc has beside cuBLAS only.
+const TRANSPOSED: u64 = 1;
+/// Up to so many rows go through the kernel for few.
+pub const FEW_ROWS: usize = 8;
+/// The same of the kernel with matrix units.
+const TILE_ROWS: usize = 32;
+/// Outputs of a warp of it, and warps of a block.
+const OUTPUTS: usize = 2;
+const WARPS: usize = 8;
+
+/// A product with constant weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// (outputs, inputs), contiguous.
+    pub weight: Address,
+    /// (outputs), or 0 for none.
+    pub bias: Address,
+    /// Values of a row of x.
+    pub inputs: usize,
+    /// Values of a row of y.
+    pub outputs: usize,
+}
+
+/// Rows of a tensor: `batches` times `rows`, each `stride` values after the one before, the batches `batch_stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// Of the first value.
+    pub address: Address,
+    /// See above.
+    pub stride: usize,
+    /// See above.
+    pub batch_stride: usize,
+}
+
+impl Rows {
+    /// Rows without batches.
+    pub fn new(address: Address, stride: usize) -> Rows {
+        Rows { address, stride, batch_stride: 0 }
+    }
+}
+
+/// How a kernel is spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [usize; 3],
+    /// Threads of a block.
+    pub block: [u32; 2],
+}
+
+/// All that cuBLASLt's choice of an algorithm depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    rows: usize,
+    batches: usize,
+    weight: Address,
+    sides: [usize; 2],
+    strides: [usize; 4],
+    alignments: [u32; 2],
+    workspace: usize,
+}
+
+/// cuBLASLt's descriptions of one product, and the algorithm it chose.
+#[derive(Debug)]
+struct Plan {
+    product: blas::cublasLtMatmulDesc_t,
+    layouts: [blas::cublasLtMatrixLayout_t; 3],
+    algorithm: blas::cublasLtMatmulAlgo_t,
+}
+
+// SAFETY: plain memory behind pointers, which nobody changes after creation.
+unsafe impl Send for Plan {}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: created by `Plan::new`, and destroyed nowhere else; null is refused without harm.
+        unsafe {
+            if !self.product.is_null() {
+                blas::cublasLtMatmulDescDestroy(self.product);
+            }
+            for layout in self.layouts.into_iter().filter(|layout| !layout.is_null()) {
+                blas::cublasLtMatrixLayoutDestroy(layout);
+            }
+        }
+    }
+}
+
+/// The products of a layer, with the algorithms found so far.
+#[derive(Debug)]
+pub struct Products {
+    gpu: &'static Gpu,
+    storage: Storage,
+    tf32: bool,
+    /// `None` where cuBLASLt has no algorithm.
+    plans: Mutex<HashMap<Key, Option<Plan>>>,
+}
+
+impl Products {
+    /// None as yet.
+    pub fn new(gpu: &'static Gpu, storage: Storage, tf32: bool) -> Products {
+        Products { gpu, storage, tf32, plans: Mutex::default() }
+    }
+
+    /// Enqueues the product of `batches` times `rows` rows. `workspace` is cuBLASLt's, address and bytes. The device is
+    /// current.
+    ///
+    /// # Errors
+    /// `Cuda`
+    ///
+    /// # Safety
+    /// The tensors are on the device and as large as told.
+    pub unsafe fn apply(
+        &self,
+        stream: Stream,
+        linear: &Linear,
+        [x, y]: [Rows; 2],
+        [batches, rows]: [usize; 2],
+        workspace: (Address, usize),
+    ) -> Result<()> {
+        if batches * rows == 0 {
+            return Ok(());
+        }
+        if batches == 1 && (self.takes_tiles(linear, x, rows) || rows <= FEW_ROWS) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.few(stream, linear, [x, y], rows) };
+        }
+        let alignment = |rows: Rows| 1 << rows.address.trailing_zeros().min(8);
+        let key = Key {
+            rows,
+            batches,
+            weight: linear.weight,
+            sides: [linear.inputs, linear.outputs],
+            strides: [x.stride, x.batch_stride, y.stride, y.batch_stride],
+            alignments: [alignment(x), alignment(y)],
+            workspace: workspace.1,
+        };
+        const KEPT: usize = 512;
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if plans.len() >= KEPT && !plans.contains_key(&key) {
+            plans.clear();
+        }
+        let plan = match plans.entry(key) {
+            std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
+            std::collections::hash_map::Entry::Vacant(place) => place.insert(self.plan(&key, linear)?),
+        };
+        let Some(plan) = plan else {
+            for batch in 0..batches {
+                let [x, y] = [x, y].map(|rows| Rows {
+                    address: rows.address + (batch * rows.batch_stride * self.storage.size()) as u64,
+                    ..rows
+                });
+                // SAFETY: the caller's promise.
+                unsafe { self.any(stream, linear, [x, y], rows) }?;
+            }
+            return Ok(());
+        };
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        let pointer = |address: Address| address as *mut c_void;
+        // SAFETY: the caller's promise; cuBLASLt reads the scales before it returns.
+        check_blas("cublasLtMatmul", unsafe {
+            blas::cublasLtMatmul(
+                self.gpu.blas(),
+                plan.product,
+                std::ptr::from_ref(&one).cast(),
+                pointer(linear.weight),
+                plan.layouts[0],
+                pointer(x.address),
+                plan.layouts[1],
+                std::ptr::from_ref(&zero).cast(),
+                pointer(y.address),
+                plan.layouts[2],
+                pointer(y.address),
+                plan.layouts[2],
+                &plan.algorithm,
+                pointer(workspace.0),
+                workspace.1,
+                stream.handle().cast(),
+            )
+        })
+    }
+
+    /// Row-major y = x wᵀ is column-major yᵀ = (wᵀ)ᵀ xᵀ, which is how cuBLASLt sees it.
+    fn plan(&self, key: &Key, linear: &Linear) -> Result<Option<Plan>> {
+        use blas::cublasLtMatmulDescAttributes_t as product_attribute;
+        use blas::cublasLtMatmulPreferenceAttributes_t as preference_attribute;
+        use blas::cublasLtMatrixLayoutAttribute_t as layout_attribute;
+        let compute = match (self.storage, self.tf32) {
+            (Storage::F32, true) => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let data = match self.storage {
+            Storage::F32 => cudaDataType::CUDA_R_32F,
+            Storage::Bf16 => cudaDataType::CUDA_R_16BF,
+            Storage::F16 => cudaDataType::CUDA_R_16F,
+        };
+        let mut plan = Plan {
+            product: null_mut(),
+            layouts: [null_mut(); 3],
+            // SAFETY: numbers only.
+            algorithm: unsafe { std::mem::zeroed() },
+        };
+        let bytes = |value: &u64, size| (std::ptr::from_ref(value).cast::<c_void>(), size);
+        let mut set = |attribute, value: u64, size| {
+            let (value, size) = bytes(&value, size);
+            // SAFETY: little-endian numbers of the attribute's size.
+            check_blas("cublasLtMatmulDescSetAttribute", unsafe {
+                if plan.product.is_null() {
+                    let status =
+                        blas::cublasLtMatmulDescCreate(&mut plan.product, compute, cudaDataType::CUDA_R_32F);
+                    if status != blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+                        return check_blas("cublasLtMatmulDescCreate", status);
+                    }
+                }
+                blas::cublasLtMatmulDescSetAttribute(plan.product, attribute, value, size)
+            })
+        };
+        set(product_attribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED, 4)?;
+        if linear.bias != 0 {
+            let epilogue = blas::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u64;
+            set(product_attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue, 4)?;
+            set(product_attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, linear.bias, 8)?;
+        }
+        let [inputs, outputs] = key.sides;
+        let [x_stride, x_batch, y_stride, y_batch] = key.strides;
+        let sides = [
+            (inputs, outputs, inputs, 0),
+            (inputs, key.rows, x_stride, x_batch),
+            (outputs, key.rows, y_stride, y_batch),
+        ];
+        for (layout, (rows, columns, stride, batch)) in plan.layouts.iter_mut().zip(sides) {
+            // SAFETY: the pointer is to a field.
+            check_blas("cublasLtMatrixLayoutCreate", unsafe {
+                blas::cublasLtMatrixLayoutCreate(layout, data, rows as u64, columns as u64, stride as i64)
+            })?;
+            for (attribute, value, size) in [
+                (layout_attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, key.batches as u64, 4),
+                (layout_attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, batch as u64, 8),
+            ] {
+                let (value, size) = bytes(&value, size);
+                // SAFETY: little-endian numbers of the attribute's size.
+                check_blas("cublasLtMatrixLayoutSetAttribute", unsafe {
+                    blas::cublasLtMatrixLayoutSetAttribute(*layout, attribute, value, size)
+                })?;
+            }
+        }
+
+        let mut preference = null_mut();
+        // SAFETY: the pointer is to a local.
+        check_blas("cublasLtMatmulPreferenceCreate", unsafe {
+            blas::cublasLtMatmulPreferenceCreate(&mut preference)
+        })?;
+        let [x_alignment, y_alignment] = key.alignments;
+        for (attribute, value, size) in [
+            (preference_attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, key.workspace as u64, 8),
+            (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x_alignment.into(), 4),
+            (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y_alignment.into(), 4),
+            (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y_alignment.into(), 4),
+        ] {
+            let (value, size) = bytes(&value, size);
+            // SAFETY: little-endian numbers of the attribute's size. Where one is refused, the default stays.
+            unsafe { blas::cublasLtMatmulPreferenceSetAttribute(preference, attribute, value, size) };
+        }
+        // SAFETY: numbers only.
+        let mut found: blas::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let mut count: c_int = 0;
+        // SAFETY: what is described was created above; pointers are to locals.
+        let status = unsafe {
+            let status = blas::cublasLtMatmulAlgoGetHeuristic(
+                self.gpu.blas(),
+                plan.product,
+                plan.layouts[0],
+                plan.layouts[1],
+                plan.layouts[2],
+                plan.layouts[2],
+                preference,
+                1,
+                &mut found,
+                &mut count,
+            );
+            blas::cublasLtMatmulPreferenceDestroy(preference);
+            status
+        };
+        let usable = status == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+            && found.state == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+            && count > 0;
+        plan.algorithm = found.algo;
+        Ok(usable.then_some(plan))
+    }
+
+    /// # Safety
+    /// As [`Products::apply`].
+    unsafe fn few(&self, stream: Stream, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> Result<()> {
+        let (arguments, Launch { mut grid, block }) = self.few_args(linear, [x, y], rows);
+        let tiles = self.takes_tiles(linear, x, rows);
+        if tiles {
+            grid[0] = linear.outputs.div_ceil(16);
+        }
+        let kernel = match rows {
+            1 => Kernel::FewRows1,
+            ..=8 if tiles => Kernel::TileRows1,
+            _ if tiles => Kernel::TileRows4,
+            2..=4 => Kernel::FewRows4,
+            _ => Kernel::FewRows8,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, block, &arguments) }
+    }
+
+    /// Whether some rows go through the kernel with matrix units.
+    pub fn takes_tiles(&self, linear: &Linear, x: Rows, rows: usize) -> bool {
+        self.storage != Storage::F32
+            && (2..=TILE_ROWS).contains(&rows)
+            && linear.inputs.is_multiple_of(32)
+            && x.stride.is_multiple_of(8)
+            && x.address.is_multiple_of(16)
+    }
+
+    /// What the kernels for few rows take.
+    pub fn few_args(&self, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> (ProductArgs, Launch) {
+        let width = 16 / self.storage.size();
+        let vector = linear.inputs.is_multiple_of(width)
+            && x.stride.is_multiple_of(width)
+            && x.address.is_multiple_of(16)
+            && linear.weight.is_multiple_of(16);
+        let warps = linear.outputs.div_ceil(OUTPUTS);
+        // With few outputs, one warp each would leave most of the chip idle.
+        let split = if warps < 4 * self.gpu.multiprocessors() as usize { WARPS } else { 1 };
+        let blocks = if split == 1 { warps.div_ceil(WARPS) } else { warps };
+        let launch = Launch { grid: [blocks, 1, 1], block: [32, WARPS as u32] };
+        (arguments(linear, [x, y], rows, split, vector), launch)
+    }
+
+    /// # Safety
+    /// As [`Products::apply`].
+    unsafe fn any(&self, stream: Stream, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> Result<()> {
+        let arguments = arguments(linear, [x, y], rows, 1, false);
+        let grid = [linear.outputs.div_ceil(16), rows.div_ceil(16).min(65535), 1];
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.launch(stream, Kernel::AnyRows, self.storage, grid, [16, 16], &arguments) }
+    }
+}
+
+fn arguments(linear: &Linear, [x, y]: [Rows; 2], rows: usize, split: usize, vector: bool) -> ProductArgs {
+    ProductArgs {
+        x: x.address,
+        weight: linear.weight,
+        bias: linear.bias,
+        y: y.address,
+        x_stride: x.stride as i64,
+        y_stride: y.stride as i64,
+        rows: rows as i32,
+        inputs: linear.inputs as i32,
+        outputs: linear.outputs as i32,
+        split: split as i32,
+        vector: vector.into(),
+    }
+}

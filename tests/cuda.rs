@@ -1,0 +1,703 @@
+//! The layer on a GPU against the reference's numbers and the float64 oracle. All but the first test need a GPU and are
+//! ignored elsewhere: `make test-cuda` runs them.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{from_mut, from_ref, null_mut};
+
+use common::golden;
+use common::layers::{self, bits, oracle, parameter, random_layer};
+use common::random::Random;
+use common::{relative_error, relative_error_f32, widen};
+use cudarc::driver::sys;
+use half::{bf16, f16};
+use lite_mamba::cuda::{self, Calls, DeviceTokens, Engine, Memory, Part, State, Storage, Stream};
+use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
+use lite_mamba::simd::Isa;
+use lite_mamba::{Cache, Config, DType, Device, ErrorKind, Layer, Tokens, Variant};
+
+/// Our error may be twice that of PyTorch's f32 on the same case, or this, whichever is larger.
+const FLOOR: f64 = 2e-6;
+
+#[test]
+fn without_a_gpu_the_reason_is_told() {
+    if let Err(error) = cuda::available() {
+        assert_eq!(error.kind(), ErrorKind::Cuda);
+        assert!(error.message().contains("CUDA"), "{error}");
+        let config = Config::new(Variant::Ptcn, 8);
+        assert_eq!(Engine::new(&config, &config.dims().unwrap()).unwrap_err(), error);
+        let config = Config { device: Device::Cuda, ..config };
+        assert_eq!(Layer::new(&config).unwrap_err(), error);
+    } else {
+        let config = Config { device: Device::Cuda, ..Config::new(Variant::Ptcn, 8) };
+        for (config, kind, word) in [
+            (Config { device_index: 1000, ..config.clone() }, ErrorKind::Cuda, "device_index is 1000"),
+            (Config { dtype: DType::F64, ..config.clone() }, ErrorKind::Unsupported, "dtype is F64"),
+            (Config { d_state: 257, ..config.clone() }, ErrorKind::Unsupported, "d_state is 257"),
+            (Config { d_model: 1 << 20, expand: 1e4, ..config.clone() }, ErrorKind::OutOfMemory, ""),
+        ] {
+            let error = Layer::new(&config).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.message().contains(word), "{error}");
+        }
+    }
+}
+
+fn round(storage: Storage, values: &[f32]) -> Vec<f32> {
+    match storage {
+        Storage::F32 => values.to_vec(),
+        Storage::Bf16 => values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect(),
+        Storage::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
+    }
+}
+
+/// The same layer on the GPU.
+fn engine(layer: &Layer, storage: Storage) -> Engine {
+    let config = Config { dtype: storage.dtype(), ..layer.config().clone() };
+    let mut engine = Engine::new(&config, layer.dims()).expect("a GPU with room");
+    for info in layer.parameters() {
+        let values = parameter(layer, &info.name);
+        engine.parameters_mut().set(&info.name, &values).unwrap();
+        let mut back = vec![f32::NAN; values.len()];
+        engine.parameters().get(&info.name, &mut back).unwrap();
+        let kept = matches!(info.name.as_str(), "A_log" | "D" | "conv_gates");
+        let expected = if kept { values } else { round(storage, &values) };
+        assert_eq!(bits(&back), bits(&expected), "{} comes back", info.name);
+    }
+    engine
+}
+
+fn forward(engine: &Engine, x: &[f32], calls: Calls<'_>, state: Option<&State>) -> Vec<f32> {
+    let mut y = vec![f32::NAN; x.len()];
+    engine.start(x, calls, state).unwrap().finish(&mut y).unwrap();
+    y
+}
+
+fn chunked(
+    engine: &Engine,
+    x: &[f32],
+    batch: usize,
+    d_model: usize,
+    lengths: &[usize],
+    state: &State,
+) -> Vec<f32> {
+    let sequence = x.len() / batch;
+    let mut y = vec![f32::NAN; x.len()];
+    let mut start = 0;
+    for &length in lengths {
+        let tokens = layers::tokens(x, batch, d_model, start..start + length);
+        let part = forward(engine, &tokens, Calls::uniform(batch, length), Some(state));
+        for (b, part) in part.chunks_exact((length * d_model).max(1)).enumerate() {
+            y[b * sequence + start * d_model..][..part.len()].copy_from_slice(part);
+        }
+        start += length;
+    }
+    y
+}
+
+/// A tensor of the state by the reference's name.
+fn state(state: &State, layer: &Layer, name: &str) -> Vec<f32> {
+    let dims = layer.dims();
+    let (part, len) = match name.strip_prefix("conv_state.") {
+        Some(i) => {
+            let i: usize = i.parse().unwrap();
+            let len = dims.conv_state_lens[i];
+            let index = if layer.config().variant == Variant::Stcn { i } else { 0 };
+            (Part::History { index, len }, len)
+        }
+        None => (Part::Ssm, dims.d_state),
+    };
+    let mut values = vec![f32::NAN; state.lanes() * dims.d_inner * len];
+    state.get(part, &mut values).unwrap();
+    values
+}
+
+fn config(variant: Variant, random: &mut Random) -> Config {
+    let branches = 1 + random.below(5);
+    Config {
+        d_state: [1 + random.below(20), 16, 16, 1 + random.below(256)][random.below(4)],
+        d_conv: 1 + random.below(6),
+        conv_dilations: if variant == Variant::Baseline {
+            vec![1]
+        } else {
+            (0..branches).map(|_| 1 + random.below(9)).collect()
+        },
+        expand: [2.0, 1.5, 0.7][random.below(3)],
+        dt_rank: [None, Some(1 + random.below(6))][random.below(2)],
+        conv_bias: random.below(2) == 0,
+        bias: random.below(2) == 0,
+        seed: random.next(),
+        ..Config::new(variant, 2 + random.below(40))
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn forward_step_and_states_are_the_references() {
+    for case in golden::cases() {
+        let (batch, seqlen) = case.batch_and_seqlen();
+        let x = &case.tensor("x").values;
+        let exact = case.oracle().forward(&widen(x), batch, seqlen).y;
+        let allowed = FLOOR.max(2.0 * relative_error(&widen(&case.tensor("y").values), &exact));
+        let layer = layers::layer(&case, DType::F32, Isa::current());
+        let engine = engine(&layer, Storage::F32);
+        let d_model = layer.dims().d_model;
+        let near = |what: &str, y: &[f32]| {
+            let error = relative_error(&widen(y), &exact);
+            println!("{:40} {what:10} {error:.2e} of {allowed:.2e}", case.name);
+            assert!(error <= allowed, "{}: {what} is off by {error:e}; {allowed:e} is allowed", case.name);
+        };
+        near("forward", &forward(&engine, x, Calls::uniform(batch, seqlen), None));
+        let odd: Vec<usize> = [1, 2, 1, 5, 17, 64, 3].into_iter().cycle().take(7 * seqlen).collect();
+        let mut left = seqlen;
+        let odd: Vec<usize> = odd
+            .into_iter()
+            .map(|n| {
+                let n = n.min(left);
+                left -= n;
+                n
+            })
+            .collect();
+        for (what, chunks) in [("one call", vec![seqlen]), ("chunks", odd), ("steps", vec![1; seqlen])] {
+            let lanes = engine.new_state(batch).unwrap();
+            near(what, &chunked(&engine, x, batch, d_model, &chunks, &lanes));
+            assert_eq!(lanes.seen_tokens().unwrap(), vec![seqlen as u64; batch]);
+            for (name, expected) in case.tensors.iter().filter(|(name, _)| name.contains("_state")) {
+                let error = relative_error_f32(&state(&lanes, &layer, name), &expected.values);
+                assert!(error <= 1e-5, "{}: {what}: {name} is off by {error:e}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn random_layers_of_every_type() {
+    let mut random = Random(11);
+    for round_of in 0..60 {
+        let variant = Variant::ALL[round_of % 4];
+        let config = config(variant, &mut random);
+        let layer = random_layer(&config, Isa::current(), random.next());
+        let (batch, seqlen) = (1 + random.below(12), 1 + random.below(300));
+        let x = random.values(batch * seqlen * config.d_model);
+        for (storage, allowed) in [(Storage::F32, 2e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
+            let engine = engine(&layer, storage);
+            let mut exact = oracle(&layer);
+            for (name, (_, values)) in &mut exact.params {
+                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
+                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
+                }
+            }
+            let x = round(storage, &x);
+            let exact = exact.forward(&widen(&x), batch, seqlen);
+            let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
+            let error = relative_error(&widen(&whole), &exact.y);
+            println!("{round_of} {storage:?} {} {error:.2e}", variant.name());
+            assert!(error <= allowed, "{config:?} as {storage:?}, {batch} x {seqlen}: off by {error:e}");
+
+            let lanes = engine.new_state(batch).unwrap();
+            let cut = random.below(seqlen);
+            let streamed = chunked(&engine, &x, batch, config.d_model, &[cut, 1, seqlen - cut - 1], &lanes);
+            let error = relative_error(&widen(&streamed), &exact.y);
+            assert!(error <= allowed, "{config:?} as {storage:?}, {batch} x {cut} + 1 + …: off by {error:e}");
+            let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
+            assert!(error <= allowed, "{config:?} as {storage:?}: ssm_state is off by {error:e}");
+        }
+    }
+}
+
+/// Calls are cut into blocks of rows, and the scan into chunks, as sizes have it.
+#[test]
+#[ignore = "needs a GPU"]
+fn lengths_where_blocks_and_chunks_end() {
+    let sizes =
+        [(1, 5001), (3, 1500), (9, 700), (2100, 1), (700, 3), (1, 2048), (1, 2049), (5, 1023), (40, 129)];
+    for variant in Variant::ALL {
+        let config = Config {
+            conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![1, 3, 8] },
+            bias: true,
+            ..Config::new(variant, 12)
+        };
+        let layer = random_layer(&config, Isa::current(), 3);
+        let oracle = oracle(&layer);
+        let engine = engine(&layer, Storage::F32);
+        for (batch, seqlen) in sizes {
+            let what = format!("{} of {batch} x {seqlen}", variant.name());
+            let x = Random(17).values(batch * seqlen * 12);
+            let exact = oracle.forward(&widen(&x), batch, seqlen);
+            let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
+            let error = relative_error(&widen(&whole), &exact.y);
+            assert!(error < 1e-5, "{what}: off by {error:e}");
+            let lanes = engine.new_state(batch).unwrap();
+            let cached = forward(&engine, &x, Calls::uniform(batch, seqlen), Some(&lanes));
+            assert!(relative_error_f32(&cached, &whole) < 1e-5, "{what} with a state");
+            for (i, exact) in exact.conv_states.iter().enumerate() {
+                let error = relative_error(&widen(&state(&lanes, &layer, &format!("conv_state.{i}"))), exact);
+                assert!(error < 1e-5, "{what}: conv_state.{i} is off by {error:e}");
+            }
+            let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
+            assert!(error < 1e-5, "{what}: ssm_state is off by {error:e}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn sequences_of_their_own_lengths_in_lanes_of_their_own() {
+    for variant in Variant::ALL {
+        let config = Config {
+            conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![1, 3, 8] },
+            ..Config::new(variant, 12)
+        };
+        let layer = random_layer(&config, Isa::current(), 3);
+        let engine = engine(&layer, Storage::F32);
+        let lengths = [5, 0, 1, 700, 64, 3000, 2, 0, 90];
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |sum, n| {
+                *sum += n;
+                Some(*sum)
+            }))
+            .collect();
+        let x = Random(4).values(starts[lengths.len()] * 12);
+        let order = [8, 7, 0, 2, 1, 3, 6, 5, 4];
+        let lanes = engine.new_state(9).unwrap();
+        let calls = Calls { count: 9, seqlen: 0, starts: Some(&starts), lanes: Some(&order) };
+        let without = forward(&engine, &x, Calls { lanes: None, ..calls }, None);
+        for _ in 0..2 {
+            let before: Vec<State> = order
+                .iter()
+                .map(|&lane| {
+                    let mut own = engine.new_state(1).unwrap();
+                    own.copy_lane(0, Some(&lanes), lane).unwrap();
+                    own
+                })
+                .collect();
+            let first = before.iter().all(|own| own.seen_tokens().unwrap() == [0]);
+            let y = forward(&engine, &x, calls, Some(&lanes));
+            for (i, own) in before.iter().enumerate() {
+                let range = starts[i] * 12..starts[i + 1] * 12;
+                let alone = forward(&engine, &x[range.clone()], Calls::uniform(1, lengths[i]), Some(own));
+                assert!(relative_error_f32(&y[range.clone()], &alone) < 1e-5, "{} {i}", variant.name());
+                if first {
+                    assert!(relative_error_f32(&without[range], &alone) < 1e-5, "{} {i}", variant.name());
+                }
+                let mut moved = engine.new_state(1).unwrap();
+                moved.copy_lane(0, Some(&lanes), order[i]).unwrap();
+                assert_eq!(moved.seen_tokens().unwrap(), own.seen_tokens().unwrap());
+                let (a, b) = (state(&moved, &layer, "ssm_state"), state(own, &layer, "ssm_state"));
+                assert!(relative_error_f32(&a, &b) < 1e-5, "{} {i}", variant.name());
+            }
+        }
+        // A step of some lanes.
+        let x = Random(5).values(3 * 12);
+        let due = [6, 0, 3];
+        let copy = lanes.try_clone().unwrap();
+        let y = forward(&engine, &x, Calls { lanes: Some(&due), ..Calls::uniform(3, 1) }, Some(&lanes));
+        for (i, &lane) in due.iter().enumerate() {
+            let mut own = engine.new_state(1).unwrap();
+            own.copy_lane(0, Some(&copy), lane).unwrap();
+            let alone = forward(&engine, &x[i * 12..][..12], Calls::uniform(1, 1), Some(&own));
+            assert!(relative_error_f32(&y[i * 12..][..12], &alone) < 1e-5);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn states_are_set_cleared_copied() {
+    for variant in Variant::ALL {
+        let config = Config {
+            conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![2, 5] },
+            ..Config::new(variant, 7)
+        };
+        let layer = random_layer(&config, Isa::current(), 3);
+        let engine = engine(&layer, Storage::F32);
+        let x = Random(4).values(2 * 23 * 7);
+        let mut lanes = engine.new_state(2).unwrap();
+        forward(&engine, &x, Calls::uniform(2, 23), Some(&lanes));
+        let mut moved = engine.new_state(2).unwrap();
+        forward(&engine, &x[..2 * 4 * 7], Calls::uniform(2, 4), Some(&moved));
+        for (i, &len) in layer.dims().conv_state_lens.iter().enumerate() {
+            let index = if variant == Variant::Stcn { i } else { 0 };
+            let values = state(&lanes, &layer, &format!("conv_state.{i}"));
+            moved.set(Part::History { index, len }, &values).unwrap();
+            assert_eq!(bits(&state(&moved, &layer, &format!("conv_state.{i}"))), bits(&values));
+        }
+        moved.set(Part::Ssm, &state(&lanes, &layer, "ssm_state")).unwrap();
+        let copy = lanes.try_clone().unwrap();
+        let next = Calls::uniform(2, 9);
+        let expected = bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&lanes)));
+        assert_eq!(bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&moved))), expected);
+        assert_eq!(bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&copy))), expected);
+        assert_eq!(lanes.seen_tokens().unwrap(), [32, 32]);
+        lanes.reset_lane(1).unwrap();
+        assert_eq!(lanes.seen_tokens().unwrap(), [32, 0]);
+        lanes.copy_lane(0, None, 1).unwrap();
+        let fresh = engine.new_state(2).unwrap();
+        let expected = bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&fresh)));
+        assert_eq!(bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&lanes))), expected);
+        lanes.reset().unwrap();
+        assert_eq!(bits(&forward(&engine, &x[..2 * 9 * 7], next, Some(&lanes))), expected);
+        let error = lanes.get(Part::Ssm, &mut [0.0; 3]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ShapeMismatch);
+    }
+}
+
+/// A device tensor of f32 tokens.
+fn upload(engine: &Engine, values: &[f32]) -> Memory {
+    let memory = Memory::zeroed(engine.gpu(), "a test", size_of_val(values)).unwrap();
+    memory.write(Stream::DEFAULT, values).unwrap();
+    engine.gpu().synchronize().unwrap();
+    memory
+}
+
+fn download(engine: &Engine, memory: &Memory) -> Vec<f32> {
+    engine.gpu().synchronize().unwrap();
+    let mut values = vec![f32::NAN; memory.bytes() / 4];
+    let _current = engine.gpu().enter().unwrap();
+    memory.read(Stream::DEFAULT, 0, &mut values).unwrap();
+    values
+}
+
+fn tensor(memory: &Memory, seqlen: usize, d_model: usize) -> DeviceTokens {
+    DeviceTokens {
+        address: memory.address(),
+        dtype: DType::F32,
+        strides: [(seqlen * d_model) as i64, d_model as i64, 1],
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn device_tensors_of_any_strides_and_types() {
+    let layer = random_layer(&Config::new(Variant::Ptcn, 6), Isa::current(), 3);
+    for storage in Storage::ALL {
+        let engine = engine(&layer, storage);
+        let (batch, seqlen) = (3, 10);
+        let x = round(Storage::Bf16, &Random(4).values(batch * seqlen * 6));
+        let expected = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
+        // (tokens, batch, d_model), every other value.
+        let strides = [12, (batch * 12) as i64, 2];
+        let mut spread = vec![7.0; x.len() * 2];
+        for (i, &value) in x.iter().enumerate() {
+            let (b, t, d) = (i / 60, i / 6 % 10, i % 6);
+            spread[b * 12 + t * batch * 12 + d * 2] = value;
+        }
+        let (from, to) = (upload(&engine, &spread), upload(&engine, &vec![7.0; spread.len()]));
+        let tokens = |memory: &Memory| DeviceTokens { address: memory.address(), dtype: DType::F32, strides };
+        let calls = Calls::uniform(batch, seqlen);
+        // SAFETY: tensors of this device and size.
+        unsafe { engine.enqueue([tokens(&from), tokens(&to)], calls, None, Stream::DEFAULT) }.unwrap();
+        let y = download(&engine, &to);
+        for (i, &expected) in expected.iter().enumerate() {
+            let (b, t, d) = (i / 60, i / 6 % 10, i % 6);
+            assert_eq!(y[b * 12 + t * batch * 12 + d * 2], expected, "{storage:?} at {i}");
+        }
+        assert_eq!(y.iter().filter(|&&v| v == 7.0).count(), x.len(), "nothing else is written");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn a_captured_step_is_a_step_at_every_replay() {
+    for (storage, batch) in [(Storage::F32, 1), (Storage::Bf16, 3), (Storage::F32, 32)] {
+        let config = Config { conv_dilations: vec![1, 4], ..Config::new(Variant::Ptcn, 64) };
+        let layer = random_layer(&config, Isa::current(), 3);
+        let engine = engine(&layer, storage);
+        let x = round(storage, &Random(8).values(20 * batch * 64));
+        let (direct, captured) = (engine.new_state(batch).unwrap(), engine.new_state(batch).unwrap());
+        let (from, to) = (upload(&engine, &x[..batch * 64]), upload(&engine, &vec![0.0; batch * 64]));
+        let tensors = [tensor(&from, 1, 64), tensor(&to, 1, 64)];
+        let current = engine.gpu().enter().unwrap();
+        let mut handle = null_mut();
+        let mut graph = null_mut();
+        let mut executable = null_mut();
+        let ok = sys::CUresult::CUDA_SUCCESS;
+        // SAFETY: handles made and used in order; the tensors outlive the graph.
+        unsafe {
+            assert_eq!(sys::cuStreamCreate(&mut handle, 1), ok);
+            let stream = Stream::of(handle.cast());
+            let calls = Calls::uniform(batch, 1);
+            engine.enqueue(tensors, calls, Some(&engine.new_state(batch).unwrap()), stream).unwrap();
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+            assert_eq!(sys::cuStreamBeginCapture_v2(handle, mode), ok);
+            engine.enqueue(tensors, calls, Some(&captured), stream).unwrap();
+            assert_eq!(sys::cuStreamEndCapture(handle, &mut graph), ok);
+            assert_eq!(sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0), ok);
+        }
+        assert_eq!(captured.seen_tokens().unwrap(), vec![0; batch]);
+        // SAFETY: made above.
+        let stream = unsafe { Stream::of(handle.cast()) };
+        for (i, x) in x.chunks(batch * 64).enumerate() {
+            from.write(stream, x).unwrap();
+            // SAFETY: as above.
+            unsafe { assert_eq!(sys::cuGraphLaunch(executable, handle), ok) };
+            let y = download(&engine, &to);
+            assert_eq!(
+                bits(&y),
+                bits(&forward(&engine, x, Calls::uniform(batch, 1), Some(&direct))),
+                "step {i}"
+            );
+        }
+        assert_eq!(captured.seen_tokens().unwrap(), vec![20; batch]);
+        // SAFETY: nothing uses the stream any more.
+        unsafe { assert_eq!(sys::cuStreamDestroy_v2(handle), ok) };
+        drop(current);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn threads_share_a_layer() {
+    let layer = random_layer(
+        &Config { conv_dilations: vec![1, 4], ..Config::new(Variant::Dpwc, 32) },
+        Isa::current(),
+        3,
+    );
+    let engines: Vec<Engine> = (0..cuda::available().unwrap())
+        .map(|device_index| {
+            let config = Config { device_index, ..layer.config().clone() };
+            let mut engine = Engine::new(&config, layer.dims()).unwrap();
+            for info in layer.parameters() {
+                engine.parameters_mut().set(&info.name, &parameter(&layer, &info.name)).unwrap();
+            }
+            engine
+        })
+        .collect();
+    let inputs: Vec<Vec<f32>> = (0..8).map(|i| Random(i).values((1 + i as usize * 37) * 32)).collect();
+    std::thread::scope(|scope| {
+        for x in &inputs {
+            let engines = &engines;
+            scope.spawn(move || {
+                let calls = Calls::uniform(1, x.len() / 32);
+                let expected = bits(&forward(&engines[0], x, calls, None));
+                for _ in 0..20 {
+                    for engine in engines {
+                        assert_eq!(bits(&forward(engine, x, calls, None)), expected);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// NaN and infinity in a token reach the later ones of its lane, and no others.
+#[test]
+#[ignore = "needs a GPU"]
+fn poison_stays_in_its_lane_and_behind_its_token() {
+    for variant in Variant::ALL {
+        for d_state in [3, 16, 40, 130] {
+            let config = Config { d_state, ..Config::new(variant, 8) };
+            let layer = random_layer(&config, Isa::current(), 3);
+            let engine = engine(&layer, Storage::F32);
+            let clean = Random(1).values(3 * 40 * 8);
+            let calls = Calls::uniform(3, 40);
+            let expected = forward(&engine, &clean, calls, None);
+            for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = clean.clone();
+                x[(40 + 9) * 8 + 2] = poison;
+                let y = forward(&engine, &x, calls, None);
+                let exact = oracle(&layer).forward(&widen(&x), 3, 40).y;
+                let reached = (40 + 9) * 8..80 * 8;
+                for (i, value) in y.iter().enumerate() {
+                    if !reached.contains(&i) {
+                        assert_eq!(value.to_bits(), expected[i].to_bits(), "{} at {i}", variant.name());
+                    } else if exact[i].is_nan() {
+                        assert!(value.is_nan(), "{value} at {i}, where IEEE 754 says NaN");
+                    }
+                }
+                if poison.is_nan() {
+                    assert!(y[reached].iter().all(|v| v.is_nan()), "a NaN was lost");
+                }
+            }
+        }
+    }
+}
+
+/// The layer's own calls: the same numbers as with the processor, and caches that go from one to the other.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_layer_on_a_gpu_is_a_layer() {
+    for (variant, dtype, allowed) in [
+        (Variant::Ptcn, DType::F32, 1e-5),
+        (Variant::Stcn, DType::F32, 1e-5),
+        (Variant::Dpwc, DType::Bf16, 5e-2),
+        (Variant::Baseline, DType::F16, 1e-2),
+    ] {
+        let dilations = if variant == Variant::Baseline { vec![1] } else { vec![2, 5] };
+        let config =
+            Config { conv_dilations: dilations, dtype, bias: true, seed: 5, ..Config::new(variant, 20) };
+        let host = random_layer(&config, Isa::current(), 9);
+        let mut device = Layer::new(&Config { device: Device::Cuda, ..config.clone() }).unwrap();
+        assert_eq!(device.dims(), host.dims());
+        for info in host.parameters() {
+            let values = parameter(&host, &info.name);
+            device.set_parameter(&info.name, &values).unwrap();
+            assert_eq!(bits(&parameter(&device, &info.name)), bits(&values), "{}", info.name);
+        }
+        let near = |a: &[f32], b: &[f32], what: &str| {
+            let error = relative_error_f32(a, b);
+            assert!(error <= allowed, "{} {dtype:?}: {what} is off by {error:e}", variant.name());
+        };
+        let x = Random(2).values(3 * 30 * 20);
+        let expected = layers::forward(&host, &x, 3, None);
+        near(&layers::forward(&device, &x, 3, None), &expected, "forward");
+        near(&layers::forward_in_place(&device, &x, 3, None), &expected, "forward in place");
+
+        let (mut on_host, mut on_device) =
+            (Cache::new(&host, 3, 0).unwrap(), Cache::new(&device, 3, 0).unwrap());
+        let expected = layers::chunked(&host, &x, 3, &[7, 1, 22], &mut on_host);
+        near(&layers::chunked(&device, &x, 3, &[7, 1, 22], &mut on_device), &expected, "chunks");
+        assert_eq!(on_device.seqlen_offset(), 30);
+        assert!(on_device.bytes() > 3 * 40 * 16 * 4);
+        for info in on_host.states() {
+            near(&layers::state(&on_device, &info.name), &layers::state(&on_host, &info.name), &info.name);
+        }
+        for (layer, cache) in [(&host, &mut on_device), (&device, &mut on_host)] {
+            let error = layer.forward(Tokens::InPlace(&mut x.clone()), 3, 30, Some(cache)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ShapeMismatch);
+        }
+        // A saved cache goes on anywhere.
+        let mut saved = vec![0; on_device.saved_len().unwrap()];
+        on_device.save(&mut saved).unwrap();
+        let mut moved = Cache::load(&host, &saved).unwrap();
+        for info in on_host.states() {
+            assert_eq!(
+                bits(&layers::state::<f32>(&moved, &info.name)),
+                bits(&layers::state::<f32>(&on_device, &info.name))
+            );
+        }
+        let mut back = Cache::load(&device, &saved).unwrap();
+        let expected = layers::forward(&device, &x, 3, Some(&mut on_device));
+        near(&layers::forward(&host, &x, 3, Some(&mut moved)), &expected, "a moved cache");
+        near(&layers::forward(&device, &x, 3, Some(&mut back)), &expected, "a cache that came back");
+        assert_eq!(back.seqlen_offset(), 60);
+
+        let cu_seqlens = [0, 40, 40, 90];
+        let mut y = vec![f32::NAN; x.len()];
+        device.forward_varlen(Tokens::Separate { x: &x, y: &mut y }, &cu_seqlens, Some(&mut back)).unwrap();
+        let mut expected = vec![f32::NAN; x.len()];
+        host.forward_varlen(Tokens::Separate { x: &x, y: &mut expected }, &cu_seqlens, Some(&mut moved))
+            .unwrap();
+        near(&y, &expected, "sequences of their own lengths");
+        let lanes = [2, 0];
+        device.step_lanes(Tokens::Separate { x: &x[..40], y: &mut y[..40] }, &lanes, &mut back).unwrap();
+        host.step_lanes(Tokens::Separate { x: &x[..40], y: &mut expected[..40] }, &lanes, &mut moved)
+            .unwrap();
+        near(&y[..40], &expected[..40], "lanes");
+        back.reset_lane(2).unwrap();
+        back.copy_lane_within(0, 2).unwrap();
+        back.copy_lane(1, &Cache::new(&device, 1, 0).unwrap(), 0).unwrap();
+        assert_eq!(back.seqlen_offset(), 0);
+        back.reset();
+        let error = Cache::with_dtype(&device, 1, DType::Bf16).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}
+
+unsafe extern "C" {
+    // As C sees them: the handles are pointers to a `Layer` and a `Cache`.
+    fn lm_forward_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
+    fn lm_step_dlpack(
+        layer: *const c_void,
+        x: *const DLTensor,
+        cache: *mut c_void,
+        y: *const DLTensor,
+        stream: *mut c_void,
+    ) -> i32;
+    fn lm_last_error() -> *const c_char;
+    fn lm_build_info() -> *const c_char;
+    fn lm_cuda_available() -> bool;
+}
+
+fn text(string: *const c_char) -> String {
+    // SAFETY: a message of the library, copied before the thread's next call.
+    unsafe { CStr::from_ptr(string) }.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_can_be_used_is_told() {
+    // SAFETY: no arguments.
+    let (info, available) = unsafe { (text(lm_build_info()), lm_cuda_available()) };
+    assert_eq!(available, cuda::available().is_ok());
+    assert!(info.contains(if available { "CUDA on" } else { "CUDA not usable: " }), "{info}");
+}
+
+/// The device tensors of other libraries, through C.
+#[test]
+#[ignore = "needs a GPU"]
+fn device_tensors_of_other_libraries() {
+    let config =
+        Config { device: Device::Cuda, conv_dilations: vec![1, 3], ..Config::new(Variant::Ptcn, 12) };
+    let layer = Layer::new(&config).unwrap();
+    let gpu = cuda::Gpu::get(0).unwrap();
+    let (batch, seqlen) = (2, 9);
+    let x = Random(3).values(batch * seqlen * 12);
+    let expected = layers::forward(&layer, &x, batch, None);
+    let upload = |values: &[f32]| {
+        let memory = Memory::zeroed(gpu, "a test", size_of_val(values)).unwrap();
+        memory.write(Stream::DEFAULT, values).unwrap();
+        gpu.synchronize().unwrap();
+        memory
+    };
+    let (from, to) = (upload(&x), upload(&vec![f32::NAN; x.len()]));
+    let mut shape = [batch as i64, seqlen as i64, 12];
+    let mut steps = [(seqlen * 12) as i64, 1];
+    let tensor = |memory: &Memory, shape: *mut i64, ndim: i32| DLTensor {
+        data: memory.address() as *mut c_void,
+        device: DLDevice { device_type: 2, device_id: 0 },
+        ndim,
+        dtype: DLDataType { code: 2, bits: 32, lanes: 1 },
+        shape,
+        strides: null_mut(),
+        byte_offset: 0,
+    };
+    let (mut x_tensor, y_tensor) = (tensor(&from, shape.as_mut_ptr(), 3), tensor(&to, shape.as_mut_ptr(), 3));
+    let handle = from_ref(&layer).cast();
+    let download = || {
+        let mut y = vec![f32::NAN; x.len()];
+        to.read(Stream::DEFAULT, 0, &mut y).unwrap();
+        y
+    };
+    // SAFETY: handles of the right kinds, tensors of this device that live.
+    unsafe {
+        assert_eq!(lm_forward_dlpack(handle, &x_tensor, null_mut(), &y_tensor, null_mut()), 0);
+        assert_eq!(bits(&download()), bits(&expected));
+
+        // Steps read and write one token of each sequence where it lies.
+        let mut cache = Cache::new(&layer, batch, 0).unwrap();
+        let mut of_step = [batch as i64, 12];
+        let mut stepped = vec![0.0; x.len()];
+        for t in 0..seqlen {
+            let step = |memory: &Memory, shape: *mut i64, strides: *mut i64| DLTensor {
+                strides,
+                byte_offset: (t * 12 * 4) as u64,
+                ..tensor(memory, shape, 2)
+            };
+            let x = step(&from, of_step.as_mut_ptr(), steps.as_mut_ptr());
+            let y = step(&to, of_step.as_mut_ptr(), steps.as_mut_ptr());
+            let cache = from_mut(&mut cache).cast();
+            assert_eq!(lm_step_dlpack(handle, &x, cache, &y, null_mut()), 0, "{}", text(lm_last_error()));
+        }
+        stepped.copy_from_slice(&download());
+        assert!(relative_error_f32(&stepped, &expected) < 1e-5);
+        assert_eq!(cache.seqlen_offset(), seqlen as u64);
+
+        for (change, word) in [
+            ((1, 0), "x->device is kDLCPU (1), number 0; the layer's is kDLCUDA (2), number 0"),
+            ((2, 1), "x->device is kDLCUDA (2), number 1"),
+        ] {
+            x_tensor.device = DLDevice { device_type: change.0, device_id: change.1 };
+            assert_eq!(lm_forward_dlpack(handle, &x_tensor, null_mut(), &y_tensor, null_mut()), 3);
+            assert!(text(lm_last_error()).contains(word), "{}", text(lm_last_error()));
+        }
+    }
+}
