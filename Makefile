@@ -116,6 +116,7 @@ rust-tests: cargo
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --no-fail-fast
+	$(CARGO) check --locked --quiet --manifest-path fuzz/Cargo.toml
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 server-tests: cargo

@@ -111,7 +111,7 @@ fn layer() -> &'static Layer {
 
 fn checked<const SIDES: usize>(tensor: &DLTensor, sides: [&str; SIDES]) -> Option<View> {
     // SAFETY: three numbers are behind each pointer, which is as many as are read.
-    unsafe { view(tensor, "x", sides, Device::Cpu) }.ok()
+    unsafe { view(tensor, "x", sides, Device::Cpu, 0) }.ok()
 }
 
 /// What must hold of every view, seen element by element where there are few.

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use crate::error::{Result, fail};
 use crate::ops::{share, view2, view2_mut, view3, view3_mut};
-use crate::simd::Real;
+use crate::simd::{self, Isa, Real, Storage};
 use crate::tensor::{Element, TensorView, TensorViewMut, each_dtype};
 use crate::threads::Workers;
 
@@ -180,12 +180,20 @@ fn groups(rows: Range<usize>, of_group: usize) -> impl Iterator<Item = (usize, R
 }
 
 /// `to ← from`, the rows shared out.
-fn convert<A: Element, B: Element>(workers: &Workers, from: ArrayView2<A>, mut to: ArrayViewMut2<B>) {
+fn convert<A: Storage, B: Storage>(workers: &Workers, from: ArrayView2<A>, mut to: ArrayViewMut2<B>) {
     /// Rows that a thread takes at least.
     const ROW_SHARE: usize = 32;
+    let isa = Isa::current();
     let share = share(from.nrows(), ROW_SHARE, workers.count());
     let pieces = from.axis_chunks_iter(Axis(0), share).zip(to.axis_chunks_iter_mut(Axis(0), share));
-    workers.for_each(pieces, |(from, mut to)| to.zip_mut_with(&from, |to, from| *to = from.convert()));
+    workers.for_each(pieces, |(from, mut to)| {
+        for (from, mut to) in from.outer_iter().zip(to.outer_iter_mut()) {
+            match (from.to_slice(), to.as_slice_mut()) {
+                (Some(from), Some(to)) => simd::convert::convert(isa, from, to),
+                _ => to.zip_mut_with(&from, |to, from| *to = from.convert()),
+            }
+        }
+    });
 }
 
 /// The sequences of a call, one after the other in its rows.
