@@ -113,6 +113,61 @@ fn write_control(control: FpControl) {
     unsafe { core::arch::asm!("msr fpcr, {}", in(reg) control, options(nostack, preserves_flags)) };
 }
 
+/// The processor that the calling thread runs on, where the system tells.
+pub fn current_processor() -> Option<usize> {
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes nothing and gives a number, negative where it fails.
+    return usize::try_from(unsafe { libc::sched_getcpu() }).ok();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// Moves the calling thread to another processor of those that it may run on, if there is one. It may come back.
+pub fn leave_processor(processor: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the sets are plain bits, valid when zeroed, of the size that is said; 0 is the calling thread.
+    unsafe {
+        const SIZE: usize = size_of::<libc::cpu_set_t>();
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if processor >= 8 * SIZE || libc::sched_getaffinity(0, SIZE, &mut allowed) != 0 {
+            return;
+        }
+        let mut others = allowed;
+        libc::CPU_CLR(processor, &mut others);
+        if libc::CPU_COUNT(&others) > 0 && libc::sched_setaffinity(0, SIZE, &others) == 0 {
+            libc::sched_setaffinity(0, SIZE, &allowed);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = processor;
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod processor_tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_leaves_its_processor_and_may_still_run_on_all() {
+        fn allowed() -> i32 {
+            // SAFETY: as in `leave_processor`.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set), 0);
+                libc::CPU_COUNT(&set)
+            }
+        }
+        let before = allowed();
+        let left = (0..100).any(|_| {
+            let here = current_processor().expect("Linux tells");
+            leave_processor(here);
+            current_processor() != Some(here)
+        });
+        assert_eq!(left, before > 1);
+        assert_eq!(allowed(), before);
+        leave_processor(usize::MAX);
+    }
+}
+
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::system::DefaultFpEnv;
+use super::system::{self, DefaultFpEnv};
 
 /// Pieces of one job at most: one bit each.
 pub const MAX_PIECES: usize = 64;
@@ -34,6 +34,8 @@ struct Shared {
     panicked: AtomicBool,
     stop: AtomicBool,
     sleepers: AtomicUsize,
+    /// Which processor the leader was on when it last woke others; `usize::MAX` where that is not known.
+    leader: AtomicUsize,
     gate: Mutex<()>,
     bell: Condvar,
 }
@@ -71,6 +73,7 @@ impl Team {
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
+            leader: AtomicUsize::new(usize::MAX),
             gate: Mutex::new(()),
             bell: Condvar::new(),
         });
@@ -97,8 +100,11 @@ impl Team {
     /// Wakes the threads that have parked, so that they look out for jobs again.
     pub fn wake(&self) {
         if self.shared.sleepers.load(SeqCst) > 0 {
+            self.shared.leader.store(system::current_processor().unwrap_or(usize::MAX), SeqCst);
             drop(self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner));
             self.shared.bell.notify_all();
+            // One that was woken onto this processor goes to another as soon as it gets to run.
+            std::thread::yield_now();
         }
     }
 
@@ -196,6 +202,13 @@ impl Shared {
             drop(gate);
             if self.stop.load(SeqCst) {
                 return false;
+            }
+            // Systems like to wake a thread where its waker runs. Two threads that spin on one processor would
+            // hold each other up until the system notices, milliseconds later.
+            if let Some(here) = system::current_processor()
+                && here == self.leader.load(SeqCst)
+            {
+                system::leave_processor(here);
             }
         }
     }
