@@ -200,11 +200,21 @@ unsafe fn forward(
     stream: *mut c_void,
 ) -> Result<()> {
     #[cfg(feature = "cuda")]
-    if layer.engine().is_some() {
+    if let Some(engine) = layer.engine() {
+        use crate::cuda::{Calls, State, Stream};
         check_apart(&x, &y)?;
         let tokens = [x, y].map(|view| view.on_device([batch, seqlen]));
+        let calls = Calls::uniform(batch, seqlen);
         // SAFETY: as the caller promises; the tensors have been checked.
-        return unsafe { layer.enqueue(tokens, [batch, seqlen], cache, crate::cuda::Stream::of(stream)) };
+        let enqueue =
+            |state: Option<&State>| unsafe { engine.enqueue(tokens, calls, state, Stream::of(stream)) };
+        return match cache {
+            Some(cache) => {
+                cache.check_fits(layer, batch)?;
+                cache.with_device_state(|state| enqueue(Some(state)))
+            }
+            None => enqueue(None),
+        };
     }
     let _ = stream;
     // SAFETY: as the caller promises.

@@ -394,34 +394,6 @@ impl Layer {
         }
     }
 
-    /// Puts a call on a stream of the device that the layer is on.
-    ///
-    /// # Errors
-    /// As [`Layer::forward`].
-    ///
-    /// # Safety
-    /// As [`cuda::Engine::enqueue`].
-    #[cfg(feature = "cuda")]
-    pub(crate) unsafe fn enqueue(
-        &self,
-        tokens: [cuda::DeviceTokens; 2],
-        [batch, seqlen]: [usize; 2],
-        cache: Option<&mut Cache>,
-        stream: cuda::Stream,
-    ) -> Result<()> {
-        let Some(engine) = self.engine() else { unreachable!("asked before") };
-        let calls = cuda::Calls::uniform(batch, seqlen);
-        match cache {
-            Some(cache) => {
-                cache.check_fits(self, batch)?;
-                // SAFETY: the caller's promise.
-                cache.with_device_state(|state| unsafe { engine.enqueue(tokens, calls, Some(state), stream) })
-            }
-            // SAFETY: the caller's promise.
-            None => unsafe { engine.enqueue(tokens, calls, None, stream) },
-        }
-    }
-
     /// A call of the host's on a device.
     #[cfg(feature = "cuda")]
     fn call_device(
