@@ -1,7 +1,7 @@
-//! One layer in each storage type, with every instruction set, in turns: a step, and a forward of `seqlen` tokens, of a
-//! PTCN of one branch.
+//! One layer in each storage type, with every instruction set or those named, in turns: a step, and a forward of
+//! `seqlen` tokens, of a PTCN of one branch.
 //!
-//!     cargo bench --bench types -- [threads] [d_model] [seqlen]
+//!     cargo bench --bench types -- [threads] [d_model] [seqlen] [instruction set ...]
 
 use std::time::Instant;
 
@@ -43,9 +43,9 @@ impl Runner {
     }
 }
 
-fn compare(d_model: usize, seqlen: usize, rounds: usize) {
+fn compare(isas: &[Isa], d_model: usize, seqlen: usize, rounds: usize) {
     let types = [DType::F32, DType::F64, DType::Bf16, DType::F16];
-    let all = Isa::available().into_iter().flat_map(|isa| types.map(|dtype| (isa, dtype)));
+    let all = isas.iter().flat_map(|&isa| types.map(|dtype| (isa, dtype)));
     let mut runners: Vec<_> =
         all.map(|(isa, dtype)| (isa, dtype, Runner::new(isa, dtype, d_model, seqlen))).collect();
     for _ in 0..rounds {
@@ -78,7 +78,12 @@ fn main() {
     let d_model = numbers.next().unwrap_or(768);
     let seqlen = numbers.next().unwrap_or(2048);
     set_num_threads(threads).expect("a number of threads");
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let mut isas = Isa::available();
+    if isas.iter().any(|isa| names.iter().any(|name| name == isa.name())) {
+        isas.retain(|isa| names.iter().any(|name| name == isa.name()));
+    }
     println!("d_model {d_model}, {threads} threads");
-    compare(d_model, 1, 300);
-    compare(d_model, seqlen, 9);
+    compare(&isas, d_model, 1, 300);
+    compare(&isas, d_model, seqlen, 15);
 }

@@ -20,7 +20,7 @@ pub struct Parameters<W: Storage> {
     /// See `in_proj_x`.
     pub in_proj_z: Linear<W>,
     /// The depthwise convolutions.
-    pub conv: DepthwiseConv<W::Real>,
+    pub conv: DepthwiseConv<W>,
     /// softmax(conv_gates), or ones where there are none.
     pub gates: Vec<W::Real>,
     /// DPWC: the pointwise products side by side, with the sum of their gated biases.
@@ -30,7 +30,7 @@ pub struct Parameters<W: Storage> {
     /// r → δ; its bias belongs to the scan.
     pub dt_proj: Linear<W>,
     /// A, D and the bias of δ.
-    pub scan: SelectiveScan<W::Real>,
+    pub scan: SelectiveScan<W>,
     /// y → output
     pub out_proj: Linear<W>,
     conv_gates: Vec<W::Real>,
