@@ -119,10 +119,12 @@ impl<W: Storage> Parameters<W> {
         })
     }
 
-    /// Values of each row that products take in place of h, and the most that they take in place of another input.
-    pub fn prepared(&self) -> [usize; 2] {
-        let others = [&self.x_proj, &self.dt_proj, &self.out_proj].into_iter().chain(&self.pointwise);
-        [self.in_proj_x.room(), others.map(Linear::room).max().unwrap_or(0)]
+    /// Values of each row that products take in place of h and of r, and the most that they take in place of another
+    /// input.
+    pub fn prepared(&self) -> [usize; 3] {
+        let others = [&self.x_proj, &self.out_proj].into_iter().chain(&self.pointwise);
+        let most = others.map(Linear::room).max().unwrap_or(0);
+        [self.in_proj_x.room(), self.dt_proj.room(), most]
     }
 
     /// Reads the parameter of a canonical name; `out` has its length.
