@@ -102,12 +102,12 @@ nvrtc:
 	@[ -e $(NVRTC) ] || PATH="$(TARGET)/pip/bin:$$PATH" python3 -m pip install -q --no-deps --disable-pip-version-check \
 		--root-user-action ignore --target $(TARGET)/nvrtc nvidia-cuda-nvrtc-cu12==12.0.140
 
-# Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with the reason.
+# Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with each reason.
 cuda-tests: cargo
 	@if $(MAKE) --no-print-directory nvrtc; then python3 src/cuda/kernels/build.py $(NVRTC) --check; \
 	else echo "NVRTC cannot be had: whether the kernels are their source's was not tested" >&2; [ "$$CI" != true ]; fi
 	$(CARGO) clippy --locked --features cuda --all-targets -- -D warnings
-	$(CARGO) test --locked --features cuda --test cuda
+	$(CARGO) test --locked --features cuda --test cuda --test cuda_failures
 
 tools:
 	@tests/tools.sh

@@ -123,7 +123,8 @@ struct Block<'a> {
 pub fn check(config: &Config) -> Result<Storage> {
     let (index, count) = (config.device_index, available()?);
     if index >= count {
-        fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} devices");
+        let devices = if count == 1 { "device" } else { "devices" };
+        fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} {devices}");
     }
     let Some(storage) = Storage::of(config.dtype) else {
         fail!(Unsupported, "dtype is {:?}; on a GPU there are layers of F32, Bf16 and F16", config.dtype);
