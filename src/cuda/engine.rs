@@ -463,7 +463,17 @@ impl Engine {
         retired.grow(self.gpu, xz, inner)?;
         retired.grow(self.gpu, u, inner / 2)?;
         retired.grow(self.gpu, projected, bytes(wide)?)?;
-        retired.grow(self.gpu, products, (inner / 4).clamp(4 << 20, 32 << 20))?;
+        // What cuBLASLt's choices want: in f32, parts of each sum with few rows, and 1 MiB with 256 of d_model 512, where
+        // less makes some slower and more changes nothing; in types of 16 bits hardly anything.
+        let least = if self.storage == Storage::F32 { 1 << 20 } else { 256 << 10 };
+        let wanted = if rows <= FEW_ROWS {
+            0
+        } else if rows <= 64 {
+            4 << 20
+        } else {
+            (inner / 4).clamp(least, 32 << 20)
+        };
+        retired.grow(self.gpu, products, wanted)?;
         if self.variant == Variant::Dpwc {
             retired.grow(self.gpu, apart, bytes(branches * d_inner)?)?;
         }
