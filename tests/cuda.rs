@@ -30,9 +30,12 @@ fn without_a_gpu_the_reason_is_told() {
         assert_eq!(error.kind(), ErrorKind::Cuda);
         assert!(error.message().contains("CUDA"), "{error}");
         let config = Config::new(Variant::Ptcn, 8);
-        assert_eq!(Engine::new(&config, &config.dims().unwrap()).unwrap_err(), error);
+        let dims = config.dims().unwrap();
         let config = Config { device: Device::Cuda, ..config };
-        assert_eq!(Layer::new(&config).unwrap_err(), error);
+        let refused = Layer::new(&config).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Cuda);
+        assert_eq!(refused.message(), format!("device is CUDA, but {}", error.message()));
+        assert_eq!(Engine::new(&config, &dims).unwrap_err(), refused);
     } else {
         let config = Config { device: Device::Cuda, ..Config::new(Variant::Ptcn, 8) };
         for (config, kind, word) in [

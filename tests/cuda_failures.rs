@@ -10,12 +10,20 @@ use lite_mamba::{Config, Device, ErrorKind, Layer, Variant};
 
 /// The failure, the number of the device that is asked for, and what the sentence must have.
 const FAILURES: [(&str, u32, &str); 13] = [
-    ("no driver", 0, "there is no CUDA driver on this machine"),
-    ("old driver", 0, "the CUDA driver is too old: it is for CUDA 11.8, and CUDA 12.0 is needed"),
-    ("broken driver", 0, "cuInit failed with CUDA_ERROR_UNKNOWN"),
-    ("no device", 0, "the CUDA driver finds no device"),
-    ("count of 0", 0, "the CUDA driver finds no device"),
-    ("no cuBLASLt", 0, "cuBLASLt, a part of the CUDA toolkit, is not where the loader looks"),
+    ("no driver", 0, "device is CUDA, but there is no CUDA driver on this machine"),
+    (
+        "old driver",
+        0,
+        "device is CUDA, but the CUDA driver is too old: it is for CUDA 11.8, and CUDA 12.0 is needed",
+    ),
+    ("broken driver", 0, "device is CUDA, but cuInit failed with CUDA_ERROR_UNKNOWN"),
+    ("no device", 0, "device is CUDA, but the CUDA driver finds no device"),
+    ("count of 0", 0, "device is CUDA, but the CUDA driver finds no device"),
+    (
+        "no cuBLASLt",
+        0,
+        "device is CUDA, but cuBLASLt, a part of the CUDA toolkit, is not where the loader looks",
+    ),
     ("none", 1, "device_index is 1; the CUDA driver finds 1 device"),
     ("old device", 0, "device 0 has compute capability 7.5; 8.0 is needed"),
     ("no room for a context", 0, "the device is out of memory (cuDevicePrimaryCtxRetain)"),

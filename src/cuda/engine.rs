@@ -12,7 +12,7 @@ use super::parameters::{self, Parameters};
 use super::product::{FEW_ROWS, Linear, Products, Rows};
 use super::state::State;
 use super::workspace::{Workspace, Workspaces};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::layer::{Config, Dims, Math, Variant};
 use crate::memory::product;
 use crate::tensor::DType;
@@ -121,7 +121,8 @@ struct Block<'a> {
 /// # Errors
 /// `Cuda` with the reason, `Unsupported` naming the field.
 pub fn check(config: &Config) -> Result<Storage> {
-    let (index, count) = (config.device_index, available()?);
+    let named = |error: Error| Error::new(error.kind(), format!("device is CUDA, but {}", error.message()));
+    let (index, count) = (config.device_index, available().map_err(named)?);
     if index >= count {
         let devices = if count == 1 { "device" } else { "devices" };
         fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} {devices}");
