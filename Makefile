@@ -59,12 +59,14 @@ bench-peers: release
 	$(TARGET)/peers/bin/pip install -q lite-mamba==0.2.6 einops numpy safetensors torch
 	$(TARGET)/peers/bin/python benches/peers.py $(TARGET)/release/liblite_mamba.so
 
-# One test at a time: a graph is captured while nothing else calls the driver.
+# One test at a time: a graph is captured while nothing else calls the driver. Races are looked for in fewer cases.
 CUDA_TESTS = $(CARGO) test --locked --features cuda --test cuda -- --include-ignored --test-threads=1
+SANITIZED = CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="compute-sanitizer --error-exitcode 1 --tool
 test-cuda: cargo
 	$(CUDA_TESTS)
-	@if command -v compute-sanitizer > /dev/null; then \
-		CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="compute-sanitizer --error-exitcode 1" $(CUDA_TESTS); \
+	@if command -v compute-sanitizer > /dev/null; then set -e; \
+		$(SANITIZED) memcheck" $(CUDA_TESTS); \
+		PROPTEST_CASES=2 $(SANITIZED) racecheck" $(CUDA_TESTS) a_captured a_layer forward lengths random; \
 	else echo "compute-sanitizer is not on the PATH: not run" >&2; fi
 
 bench-cuda: cargo
@@ -88,7 +90,7 @@ cargo:
 	@command -v $(CARGO) > /dev/null || { echo "cargo is missing: install Rust 1.89 or newer (https://rustup.rs)" >&2; exit 1; }
 
 release: cargo
-	$(CARGO) build --locked --release --lib
+	$(CARGO) build --locked --release --lib $$(packaging/features.sh "$$(rustc -vV | sed -n 's/^host: //p')")
 	packaging/finish.sh $(TARGET)/release $(BUILT)
 
 notices: cargo
@@ -102,12 +104,12 @@ nvrtc:
 	@[ -e $(NVRTC) ] || PATH="$(TARGET)/pip/bin:$$PATH" python3 -m pip install -q --no-deps --disable-pip-version-check \
 		--root-user-action ignore --target $(TARGET)/nvrtc nvidia-cuda-nvrtc-cu12==12.0.140
 
-# Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with the reason.
+# Without a GPU: everything compiles, the kernels are what their source says, and a layer on a GPU is refused with each reason.
 cuda-tests: cargo
 	@if $(MAKE) --no-print-directory nvrtc; then python3 src/cuda/kernels/build.py $(NVRTC) --check; \
 	else echo "NVRTC cannot be had: whether the kernels are their source's was not tested" >&2; [ "$$CI" != true ]; fi
 	$(CARGO) clippy --locked --features cuda --all-targets -- -D warnings
-	$(CARGO) test --locked --features cuda --test cuda
+	$(CARGO) test --locked --features cuda --test cuda --test cuda_failures
 
 tools:
 	@tests/tools.sh

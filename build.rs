@@ -1,4 +1,4 @@
-//! Linker arguments of the shared library.
+//! Linker arguments of the shared library, and the packed kernels of the feature `cuda`.
 
 use std::{env, fs};
 
@@ -14,6 +14,18 @@ fn main() {
         }
         _ => {}
     }
+    #[cfg(feature = "cuda")]
+    ["layer", "steps"].into_iter().for_each(pack);
+}
+
+/// Writes a file of kernels as the library holds it: deflated to a fifth.
+#[cfg(feature = "cuda")]
+fn pack(name: &str) {
+    let source = format!("src/cuda/kernels/{name}.ptx");
+    println!("cargo:rerun-if-changed={source}");
+    let packed = miniz_oxide::deflate::compress_to_vec(&fs::read(&source).expect(&source), 9);
+    let out = env::var("OUT_DIR").expect("cargo sets it");
+    fs::write(format!("{out}/{name}.ptx.deflate"), packed).expect("room");
 }
 
 fn link_arg(arg: &str) {

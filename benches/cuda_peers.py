@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import torch
+from cuda_library import Library, Tensor, stream
 from mamba_ssm.modules.mamba_simple import Mamba
 from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch.profiler import ProfilerActivity, profile
@@ -23,63 +24,7 @@ CASES = {  # batch, seqlen, d_model, d_conv, dilations
     "G4": (1, 8192, 768, 4, (1, 2, 4, 8)),
     "G5": (32, 512, 256, 4, (1, 2, 4, 8, 16)),
 }
-PRECISIONS = {"f32": (torch.float32, False, 1), "tf32": (torch.float32, True, 1), "bf16": (torch.bfloat16, False, 3)}
-
-
-class Tensor(ctypes.Structure):
-    """DLPack's DLTensor."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32), ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p), ("byte_offset", ctypes.c_uint64),
-    ]  # fmt: skip
-
-    def __init__(self, tensor):
-        self.kept = tensor, (ctypes.c_int64 * tensor.ndim)(*tensor.shape)
-        code = 4 if tensor.dtype == torch.bfloat16 else 2
-        bits = tensor.element_size() * 8
-        super().__init__(tensor.data_ptr(), 2, 0, tensor.ndim, code, bits, 1, ctypes.addressof(self.kept[1]), None, 0)
-
-
-class Config(ctypes.Structure):
-    """lm_config of version 1 of the ABI."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t), ("variant", ctypes.c_uint32), ("dtype", ctypes.c_uint32),
-        ("d_model", ctypes.c_size_t), ("d_state", ctypes.c_size_t), ("d_conv", ctypes.c_size_t),
-        ("conv_dilations", ctypes.c_void_p), ("num_conv_dilations", ctypes.c_size_t), ("expand", ctypes.c_double),
-        ("dt_rank", ctypes.c_size_t), ("dt_min", ctypes.c_double), ("dt_max", ctypes.c_double),
-        ("dt_scale", ctypes.c_double), ("dt_init_floor", ctypes.c_double), ("dt_init", ctypes.c_uint32),
-        ("conv_bias", ctypes.c_bool), ("bias", ctypes.c_bool), ("use_fast_path", ctypes.c_bool),
-        ("layer_idx", ctypes.c_int64), ("device", ctypes.c_uint32), ("device_index", ctypes.c_uint32),
-        ("math", ctypes.c_uint32), ("seed", ctypes.c_uint64),
-    ]  # fmt: skip
-
-
-class Library:
-    def __init__(self, path):
-        self.lib = ctypes.CDLL(path)
-        self.lib.lm_last_error.restype = ctypes.c_char_p
-
-    def __getattr__(self, name):
-        def call(*arguments):
-            if getattr(self.lib, name)(*arguments):
-                raise RuntimeError(self.lib.lm_last_error().decode())
-
-        return call
-
-    def layer(self, case, precision):
-        _, _, d_model, d_conv, dilations = case
-        _, tf32, dtype = precision
-        config, layer = Config(), ctypes.c_void_p()
-        self.lm_config_init(ctypes.byref(config), ctypes.c_size_t(ctypes.sizeof(config)))
-        kept = (ctypes.c_size_t * len(dilations))(*dilations)
-        config.d_model, config.d_conv, config.num_conv_dilations = d_model, d_conv, len(dilations)
-        config.conv_dilations = ctypes.addressof(kept)
-        config.dtype, config.device, config.math = dtype, 1, int(tf32)
-        self.lm_create(ctypes.byref(config), ctypes.byref(layer))
-        return layer
+PRECISIONS = {"f32": (torch.float32, False), "tf32": (torch.float32, True), "bf16": (torch.bfloat16, False)}
 
 
 def microseconds(call, times, rounds=15):
@@ -137,18 +82,15 @@ def main():
     print(torch.cuda.get_device_name(), "; us; ours / mamba_ssm = times faster")
     for name in sys.argv[2:] or CASES:
         case = CASES[name]
-        batch, seqlen, d_model, d_conv, _ = case
+        batch, seqlen, d_model, d_conv, dilations = case
         for label, precision in PRECISIONS.items():
-            dtype, tf32, _ = precision
+            dtype, tf32 = precision
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-            layer = library.layer(case, precision)
+            layer = library.layer(dtype, tf32, dilations, d_model=d_model, d_conv=d_conv)
             peer = Mamba(d_model, d_conv=d_conv, layer_idx=0, device="cuda", dtype=dtype)
             x = torch.randn(batch, seqlen, d_model, device="cuda", dtype=dtype)
             y = torch.empty_like(x)
             tensors = Tensor(x), Tensor(y)
-
-            def stream():
-                return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
             def forward():
                 library.lm_forward_dlpack(layer, ctypes.byref(tensors[0]), None, ctypes.byref(tensors[1]), stream())
@@ -158,8 +100,7 @@ def main():
                 if not tf32:
                     pairs["scan"] = (scan_kernels(forward), scan_of_mamba_ssm(case, dtype))
                 for steps in (1, 8, 32):
-                    cache = ctypes.c_void_p()
-                    library.lm_alloc_cache(layer, ctypes.c_size_t(steps), ctypes.c_size_t(0), 0, ctypes.byref(cache))
+                    cache = library.cache(layer, steps)
                     h = torch.randn(steps, 1, d_model, device="cuda", dtype=dtype)
                     h0 = h[:, 0].contiguous()
                     out = torch.empty_like(h0)

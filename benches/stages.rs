@@ -85,7 +85,11 @@ impl Kernel<f32> for Map<'_> {
                 }
             };
         }
+        use math::{Functions, Short};
         match self.function {
+            "2^v, short" => all!(|s: S, v| Short::exp2_nonpositive(s, v, s.splat(0.5))),
+            "silu, short" => all!(Short::silu),
+            "softplus, short" => all!(Short::softplus),
             "exp" => all!(math::exp_nonpositive),
             "2^v" => all!(|s: S, v| math::exp2_nonpositive(s, v, s.splat(0.5))),
             "silu" => all!(math::silu),
@@ -110,7 +114,8 @@ fn ceilings(isa: Isa) {
     println!("multiply-adds in registers, one thread: {:.1} GFLOP/s", operations as f64 / seconds / 1e9);
     let values: Vec<f32> = noise(2048, 3.0).iter().map(|v| -v.abs()).collect();
     let mut out = vec![0.0; values.len()];
-    for function in ["exp", "2^v", "silu", "softplus"] {
+    let short = ["2^v, short", "silu, short", "softplus, short"];
+    for function in ["exp", "2^v", "silu", "softplus"].into_iter().chain(short) {
         let seconds = median(|| {
             for _ in 0..50 {
                 isa.dispatch(Map { function, values: &values, out: &mut out });
@@ -156,6 +161,55 @@ fn linear<W: Storage<Real = f32>>(
     }
 }
 
+/// The convolutions and the scan of as many channels as go through them together.
+fn channel_stages<W: Storage<Real = f32>>(isa: Isa, rows: usize) {
+    let e = 32;
+    let inner = [e / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
+    let segments = [Segment { lane: 0, rows: 0..rows, offset: 100 }];
+    let report = |what: String, seconds: f64| {
+        let element = seconds * 1e9 / (rows * e) as f64;
+        println!(
+            "{what} of {:?}, {rows} rows of {e} channels: {:.1} µs, {element:.3} ns an element",
+            W::DTYPE,
+            seconds * 1e6
+        );
+    };
+    for (taps, dilations) in [(3, &[1, 2, 4, 8][..]), (4, &[1, 2, 4]), (4, &[1])] {
+        let mut conv = DepthwiseConv::<W>::zeroed(isa, e, taps, dilations).unwrap();
+        for branch in 0..dilations.len() {
+            conv.set_weight(branch, noise(e * taps, 1.0).into_iter());
+        }
+        let (x, gates) = (noise(rows * e, 1.0), vec![0.3; dilations.len()]);
+        let ring = (taps - 1) * dilations.last().unwrap() + 1;
+        let mut history = noise(e * ring, 1.0);
+        let mut u = vec![0.0; rows * e];
+        let seconds = median(|| {
+            let history = view4_mut(&mut history, [inner[0], 1, ring, CHANNEL_BLOCK]);
+            let u = view4_mut(&mut u, [1, inner[0], rows, CHANNEL_BLOCK]);
+            conv.apply(0, 0..dilations.len(), &gates, &segments, view3(&x, inner), history, u);
+        });
+        report(format!("conv of {taps} taps, dilations {dilations:?}"), seconds);
+    }
+    let states = 16;
+    let mut scan = SelectiveScan::<W>::zeroed(isa, e, states).unwrap();
+    scan.set_a_log(&noise(e * states, 1.0));
+    let [u, delta, z, bc] = [rows * e, rows * e, rows * e, 2 * rows * states].map(|len| noise(len, 1.0));
+    let mut state = vec![0.0; states * e];
+    let mut arrays = [u.clone(), delta.clone(), z.clone()];
+    let seconds = median(|| {
+        // In the places of what the last call left.
+        for (array, values) in arrays.iter_mut().zip([&u, &delta, &z]) {
+            array.copy_from_slice(values);
+        }
+        let [u, delta, z] = arrays.each_mut().map(|array| view3_mut(array, inner));
+        let (b, c) = view2(&bc, [2 * rows, states]).split_at(ndarray::Axis(0), rows);
+        let state = view4_mut(&mut state, [inner[0], 1, states, CHANNEL_BLOCK]);
+        scan.apply(0, &segments, u, delta, z, b, c, state);
+    });
+    black_box(&arrays);
+    report(format!("scan of {states} states"), seconds);
+}
+
 fn main() {
     let mut numbers = std::env::args().filter_map(|a| a.parse().ok());
     let threads = numbers.next().unwrap_or(1);
@@ -180,50 +234,7 @@ fn main() {
                 linear::<f16>(isa, &workers, name, rows, inputs, outputs);
             }
         }
-        // As many channels as go through these stages together.
-        let e = 32;
-        let inner = [e / CHANNEL_BLOCK, rows, CHANNEL_BLOCK];
-        let segments = [Segment { lane: 0, rows: 0..rows, offset: 100 }];
-        let report = |what: String, seconds: f64| {
-            let element = seconds * 1e9 / (rows * e) as f64;
-            println!(
-                "{what}, {rows} rows of {e} channels: {:.1} µs, {element:.3} ns an element",
-                seconds * 1e6
-            );
-        };
-        for (taps, dilations) in [(3, &[1, 2, 4, 8][..]), (4, &[1, 2, 4]), (4, &[1])] {
-            let mut conv = DepthwiseConv::zeroed(isa, e, taps, dilations).unwrap();
-            for branch in 0..dilations.len() {
-                conv.set_weight(branch, noise(e * taps, 1.0).into_iter());
-            }
-            let (x, gates) = (noise(rows * e, 1.0), vec![0.3; dilations.len()]);
-            let ring = (taps - 1) * dilations.last().unwrap() + 1;
-            let mut history = noise(e * ring, 1.0);
-            let mut u = vec![0.0; rows * e];
-            let seconds = median(|| {
-                let history = view4_mut(&mut history, [inner[0], 1, ring, CHANNEL_BLOCK]);
-                let u = view4_mut(&mut u, [1, inner[0], rows, CHANNEL_BLOCK]);
-                conv.apply(0, 0..dilations.len(), &gates, &segments, view3(&x, inner), history, u);
-            });
-            report(format!("conv of {taps} taps, dilations {dilations:?}"), seconds);
-        }
-        let states = 16;
-        let mut scan = SelectiveScan::zeroed(isa, e, states).unwrap();
-        scan.set_a_log(&noise(e * states, 1.0));
-        let [u, delta, z, bc] = [rows * e, rows * e, rows * e, 2 * rows * states].map(|len| noise(len, 1.0));
-        let mut state = vec![0.0; states * e];
-        let mut arrays = [u.clone(), delta.clone(), z.clone()];
-        let seconds = median(|| {
-            // In the places of what the last call left.
-            for (array, values) in arrays.iter_mut().zip([&u, &delta, &z]) {
-                array.copy_from_slice(values);
-            }
-            let [u, delta, z] = arrays.each_mut().map(|array| view3_mut(array, inner));
-            let (b, c) = view2(&bc, [2 * rows, states]).split_at(ndarray::Axis(0), rows);
-            let state = view4_mut(&mut state, [inner[0], 1, states, CHANNEL_BLOCK]);
-            scan.apply(0, &segments, u, delta, z, b, c, state);
-        });
-        black_box(&arrays);
-        report(format!("scan of {states} states"), seconds);
+        channel_stages::<f32>(isa, rows);
+        channel_stages::<bf16>(isa, rows);
     }
 }

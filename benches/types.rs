@@ -1,7 +1,7 @@
-//! One layer in each storage type, with every instruction set, in turns: a step, and a forward of `seqlen` tokens, of a
-//! PTCN of one branch.
+//! One layer in each storage type with every instruction set, or those of them that are named, in turns: a step, and a
+//! forward of `seqlen` tokens, of a PTCN of one branch.
 //!
-//!     cargo bench --bench types -- [threads] [d_model] [seqlen]
+//!     cargo bench --bench types -- [threads] [d_model] [seqlen] [types and instruction sets]
 
 use std::time::Instant;
 
@@ -43,11 +43,9 @@ impl Runner {
     }
 }
 
-fn compare(d_model: usize, seqlen: usize, rounds: usize) {
-    let types = [DType::F32, DType::F64, DType::Bf16, DType::F16];
-    let all = Isa::available().into_iter().flat_map(|isa| types.map(|dtype| (isa, dtype)));
+fn compare(all: &[(Isa, DType)], d_model: usize, seqlen: usize, rounds: usize) {
     let mut runners: Vec<_> =
-        all.map(|(isa, dtype)| (isa, dtype, Runner::new(isa, dtype, d_model, seqlen))).collect();
+        all.iter().map(|&(isa, dtype)| (isa, dtype, Runner::new(isa, dtype, d_model, seqlen))).collect();
     for _ in 0..rounds {
         for (_, _, runner) in &mut runners {
             // Its weights come back into the cache that they fit in.
@@ -78,7 +76,17 @@ fn main() {
     let d_model = numbers.next().unwrap_or(768);
     let seqlen = numbers.next().unwrap_or(2048);
     set_num_threads(threads).expect("a number of threads");
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let named = |name: String| names.contains(&name);
+    let (mut isas, mut types) = (Isa::available(), vec![DType::F32, DType::F64, DType::Bf16, DType::F16]);
+    if isas.iter().any(|isa| named(isa.name().into())) {
+        isas.retain(|isa| named(isa.name().into()));
+    }
+    if types.iter().any(|dtype| named(format!("{dtype:?}"))) {
+        types.retain(|dtype| named(format!("{dtype:?}")));
+    }
+    let all: Vec<_> = isas.iter().flat_map(|&isa| types.iter().map(move |&dtype| (isa, dtype))).collect();
     println!("d_model {d_model}, {threads} threads");
-    compare(d_model, 1, 300);
-    compare(d_model, seqlen, 9);
+    compare(&all, d_model, 1, 300);
+    compare(&all, d_model, seqlen, 15);
 }

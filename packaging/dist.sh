@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(mkdir -p "${CARGO_TARGET_DIR:-target}/dist" && cd "${CARGO_TARGET_DIR:-target}/dist" && pwd)
 export CARGO_TARGET_DIR=${out%/dist}
 target=$(rustc -vV | sed -n 's/^host: //p')
+read -ra features <<< "$(packaging/features.sh "$target")"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 name=lite-mamba-$version-$target
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || echo 0)}
@@ -23,9 +24,9 @@ case $target in
     *-linux-gnu)
         tools=$(tests/toolchains/zig.sh)
         ziglang=$("$tools/python" -c 'import os, ziglang; print(os.path.dirname(ziglang.__file__))')
-        PATH=$tools:$PATH cargo zigbuild --locked --profile dist --lib --target "$target.2.17"
+        PATH=$tools:$PATH cargo zigbuild --locked --profile dist --lib ${features[@]+"${features[@]}"} --target "$target.2.17"
         ;;
-    *) cargo build --locked --profile dist --lib --target "$target" ;;
+    *) cargo build --locked --profile dist --lib ${features[@]+"${features[@]}"} --target "$target" ;;
 esac
 compiled=$CARGO_TARGET_DIR/$target/dist
 # With the debug information, for abidw.

@@ -48,11 +48,15 @@ def accepted(expression):
 
 def linked_crates(target):
     """The packages whose code is in the library: no build scripts, procedural macros or tests."""
+    features = output("packaging/features.sh", target).split()
     tree = output(
-        *"cargo tree --locked --edges normal,no-proc-macro --prefix none --format".split(), "{p}", "--target", target
+        *"cargo tree --locked --edges normal,no-proc-macro --prefix none --format".split(),
+        *("{p}", "--target", target, *features),
     )
     wanted = {tuple(line.split()[:2]) for line in tree.splitlines()}
-    metadata = json.loads(output(*"cargo metadata --locked --format-version 1 --filter-platform".split(), target))
+    metadata = json.loads(
+        output(*"cargo metadata --locked --format-version 1 --filter-platform".split(), target, *features)
+    )
     packages = {p["id"]: p for p in metadata["packages"] if (p["name"], "v" + p["version"]) in wanted}
     assert len(packages) == len(wanted)
     edges = {

@@ -44,6 +44,14 @@ if [ "$(uname)" = Linux ]; then
     done
     ok "library: $(size "$library") bytes, needs $glibc; ${needed//$'\n'/ }"
     ok "static library: $(size "$prefix/lib/liblite_mamba.a") bytes"
+    cuda=$(python3 -c 'import ctypes, sys
+info = ctypes.CDLL(sys.argv[1]).lm_build_info
+info.restype = ctypes.c_char_p
+print(info().decode().rpartition("; ")[2])' "$library")
+    case $cuda in
+        "CUDA on "* | "CUDA not usable: "*) ok "library: $cuda" ;;
+        *) fail "the library is without layers on GPUs: $cuda" ;;
+    esac
 fi
 
 python3 - "$prefix/share/licenses/lite-mamba" << 'END' || fail "the list of what is linked in"
@@ -68,6 +76,7 @@ for d in bom["dependencies"]:
 assert {d["ref"] for d in bom["dependencies"]} == refs
 names = {c["name"] for c in components}
 assert {"lite-mamba", "rayon", "safetensors", "ndarray", "rust-std"} <= names
+assert ({"cudarc", "miniz_oxide"} <= names) == (sys.platform != "darwin")
 assert not {"criterion", "proptest", "cbindgen", "syn"} & names
 assert (directory / "rust-standard-library.html").stat().st_size > 10_000
 print(f"ok: {len(bom['components'])} components, with their licenses")

@@ -46,10 +46,11 @@ pub const MAX_SHARED: u32 = 80 << 10;
 /// The most that the products' kernels ask for: what a block gets on every device.
 pub const MAX_TILE_SHARED: u32 = 99 << 10;
 
-static PTX: &str = concat!(include_str!("kernels/layer.ptx"), "\0");
+/// As `build.rs` packs it.
+static PTX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/layer.ptx.deflate"));
 /// The kernels of a step for devices on which they begin early, and what that takes besides: a driver that can capture
 /// it into a graph.
-static STEPS_PTX: &str = concat!(include_str!("kernels/steps.ptx"), "\0");
+static STEPS_PTX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steps.ptx.deflate"));
 const EARLY_CAPABILITY: (c_int, c_int) = (9, 0);
 const EARLY_DRIVER: c_int = 12_030;
 
@@ -223,7 +224,9 @@ impl Gpu {
         let mut gpu =
             Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors, early };
         let _current = gpu.enter()?;
-        let load = |ptx: &str| {
+        let load = |packed: &[u8]| {
+            let mut ptx = miniz_oxide::inflate::decompress_to_vec(packed).expect("what build.rs has packed");
+            ptx.push(0);
             let mut module = null_mut();
             // SAFETY: the image is PTX that ends in a zero.
             check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast()) })?;

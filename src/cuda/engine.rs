@@ -9,10 +9,10 @@ use super::kernels::{
     StepArgs, StepScanArgs, Storage,
 };
 use super::parameters::{self, Parameters};
-use super::product::{Convolutions, Few, Linear, Products, Rows};
+use super::product::{Convolutions, FEW_ROWS, Few, Linear, Products, Rows};
 use super::state::State;
 use super::workspace::{Workspace, Workspaces};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::layer::{Config, Dims, Math, Variant};
 use crate::memory::product;
 use crate::tensor::DType;
@@ -121,9 +121,11 @@ struct Block<'a> {
 /// # Errors
 /// `Cuda` with the reason, `Unsupported` naming the field.
 pub fn check(config: &Config) -> Result<Storage> {
-    let (index, count) = (config.device_index, available()?);
+    let named = |error: Error| Error::new(error.kind(), format!("device is CUDA, but {}", error.message()));
+    let (index, count) = (config.device_index, available().map_err(named)?);
     if index >= count {
-        fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} devices");
+        let devices = if count == 1 { "device" } else { "devices" };
+        fail!(Cuda, "device_index is {index}; the CUDA driver finds {count} {devices}");
     }
     let Some(storage) = Storage::of(config.dtype) else {
         fail!(Unsupported, "dtype is {:?}; on a GPU there are layers of F32, Bf16 and F16", config.dtype);
@@ -462,7 +464,17 @@ impl Engine {
         retired.grow(self.gpu, xz, inner)?;
         retired.grow(self.gpu, u, inner / 2)?;
         retired.grow(self.gpu, projected, bytes(wide)?)?;
-        retired.grow(self.gpu, products, (inner / 4).clamp(4 << 20, 32 << 20))?;
+        // What cuBLASLt's choices want: in f32, parts of each sum with few rows, and 1 MiB with 256 of d_model 512, where
+        // less makes some slower and more changes nothing; in types of 16 bits hardly anything.
+        let least = if self.storage == Storage::F32 { 1 << 20 } else { 256 << 10 };
+        let wanted = if rows <= FEW_ROWS {
+            0
+        } else if rows <= 64 {
+            4 << 20
+        } else {
+            (inner / 4).clamp(least, 32 << 20)
+        };
+        retired.grow(self.gpu, products, wanted)?;
         if self.variant == Variant::Dpwc {
             retired.grow(self.gpu, apart, bytes(branches * d_inner)?)?;
         }

@@ -13,10 +13,14 @@ use crate::error::Result;
 
 /// CUBLAS_OP_T, which cudarc has beside cuBLAS only.
 const TRANSPOSED: u64 = 1;
-/// Up to so many rows go through the kernel for one, where that for tiles takes none.
-const FEW_ROWS: usize = 8;
+/// Up to so many rows go through the kernel for one, where that for tiles takes none: cuBLASLt has no part in them.
+pub const FEW_ROWS: usize = 8;
 /// Up to so many, from two on, go through the kernel for tiles.
 const TILED_ROWS: usize = 32;
+/// Where cuBLASLt's first choice for a true f32 product of up to so many outputs cuts its sums into a few parts of twice
+/// this length or more, the first one is taken that cuts them into parts no longer than this: as fast, and more exact.
+const FEW_OUTPUTS: usize = 1 << 20;
+const LONGEST_SUM: usize = 256;
 /// Outputs of a warp of the kernel for one row, and warps of a block.
 const OUTPUTS: usize = 2;
 const WARPS: usize = 8;
@@ -295,8 +299,12 @@ impl Products {
             // SAFETY: little-endian numbers of the attribute's size. Where one is refused, the default stays.
             unsafe { blas::cublasLtMatmulPreferenceSetAttribute(preference, attribute, value, size) };
         }
+        const MOST: usize = 8;
+        let long = inputs >= 4 * LONGEST_SUM && outputs * key.rows * key.batches <= FEW_OUTPUTS;
+        let is_f32 = self.storage == Storage::F32 && !self.tf32;
+        let wanted = if is_f32 && long { MOST } else { 1 };
         // SAFETY: numbers only.
-        let mut found: blas::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        let mut found: [blas::cublasLtMatmulHeuristicResult_t; MOST] = unsafe { std::mem::zeroed() };
         let mut count: c_int = 0;
         // SAFETY: what is described was created above; pointers are to locals.
         let status = unsafe {
@@ -308,18 +316,24 @@ impl Products {
                 plan.layouts[2],
                 plan.layouts[2],
                 preference,
-                1,
-                &mut found,
+                wanted as c_int,
+                found.as_mut_ptr(),
                 &mut count,
             );
             blas::cublasLtMatmulPreferenceDestroy(preference);
             status
         };
-        let usable = status == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS
-            && found.state == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS
-            && count > 0;
-        plan.algorithm = found.algo;
-        Ok(usable.then_some(plan))
+        if status != blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+            return Ok(None);
+        }
+        let found = found[..count as usize].iter();
+        let mut found = found.filter(|one| one.state == blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+        let Some(first) = found.next() else { return Ok(None) };
+        let sum = |one: &blas::cublasLtMatmulHeuristicResult_t| inputs.div_ceil(splits(&one.algo));
+        let is_coarse = sum(first) < inputs && sum(first) >= 2 * LONGEST_SUM;
+        let finer = if is_coarse { found.find(|one| sum(one) <= LONGEST_SUM) } else { None };
+        plan.algorithm = finer.unwrap_or(first).algo;
+        Ok(Some(plan))
     }
 
     /// How few rows are multiplied, if they are few enough: alone, or as the in_proj of a step.
@@ -391,6 +405,22 @@ impl Products {
         // SAFETY: the caller's promise.
         unsafe { self.gpu.launch(stream, Kernel::AnyRows, self.storage, grid, [16, 16], &arguments) }
     }
+}
+
+/// Into how many parts, computed side by side, an algorithm cuts its sums.
+fn splits(algorithm: &blas::cublasLtMatmulAlgo_t) -> usize {
+    let (mut splits, mut written) = (1_u32, 0);
+    // SAFETY: pointers to locals, of the attribute's size.
+    unsafe {
+        blas::cublasLtMatmulAlgoConfigGetAttribute(
+            algorithm,
+            blas::cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+            std::ptr::from_mut(&mut splits).cast(),
+            4,
+            &mut written,
+        );
+    }
+    splits.max(1) as usize
 }
 
 fn arguments(linear: &Linear, [x, y]: [Rows; 2], rows: usize, split: usize, vector: bool) -> ProductArgs {

@@ -75,6 +75,8 @@ struct Chunk<'a, R> {
     state: Part<'a, R>,
     /// Room for two intermediate results.
     scratch: &'a mut [R],
+    /// Their part of what the next product takes.
+    prepared: &'a mut [R],
 }
 
 /// How blocks of channels are shared out: so many to a thread, which takes a chunk of them at a time.
@@ -98,25 +100,40 @@ impl Shares {
         Shares { share, chunk: share.min(fitting.max(panel) / panel * panel), scratch_len }
     }
 
-    /// Calls `work` with every chunk of channels and its part of `tensor`, (any, blocks, rows, channels).
+    /// Calls `work` with every chunk of channels and its part of `tensor`, (any, blocks, rows, channels), and of
+    /// `prepared`, which a product takes of all channels, or is empty.
     fn for_each<R: Real>(
         &self,
         workers: &Workers,
         mut tensor: ArrayViewMut4<R>,
         state: &mut Part<'_, R>,
         scratch: &mut [R],
+        prepared: &mut [R],
         work: impl Fn(Chunk<'_, R>, ArrayViewMut4<R>) + Send + Sync,
     ) {
         let Shares { share, chunk, scratch_len } = *self;
+        let pairs = |blocks: usize| blocks.div_ceil(2);
+        let pair_len = prepared.len() / pairs(tensor.len_of(Axis(1)));
+        let (prepared_share, prepared_chunk) = (pairs(share) * pair_len, pairs(chunk) * pair_len);
         let shares = tensor.axis_chunks_iter_mut(Axis(1), share).zip(state.parts(share));
-        let shares = shares.zip(scratch.chunks_mut(scratch_len)).enumerate();
-        workers.for_each(shares, |(i, ((mut tensor, mut state), scratch))| {
+        let shares = shares.zip(scratch.chunks_mut(scratch_len)).zip(pieces(prepared, prepared_share));
+        workers.for_each(shares.enumerate(), |(i, (((mut tensor, mut state), scratch), prepared))| {
             let chunks = tensor.axis_chunks_iter_mut(Axis(1), chunk).zip(state.parts(chunk));
-            for (j, (tensor, state)) in chunks.enumerate() {
-                work(Chunk { first: i * share + j * chunk, state, scratch }, tensor);
+            for (j, ((tensor, state), prepared)) in chunks.zip(pieces(prepared, prepared_chunk)).enumerate() {
+                work(Chunk { first: i * share + j * chunk, state, scratch, prepared }, tensor);
             }
         });
     }
+}
+
+/// The values in pieces of `len`, empty ones when there are no more.
+fn pieces<R>(mut values: &mut [R], len: usize) -> impl Iterator<Item = &mut [R]> {
+    std::iter::from_fn(move || {
+        let at = len.min(values.len());
+        let (piece, rest) = std::mem::take(&mut values).split_at_mut(at);
+        values = rest;
+        Some(piece)
+    })
 }
 
 impl<W: Storage> Pass<'_, W> {
@@ -182,7 +199,7 @@ impl<W: Storage> Pass<'_, W> {
         let blocks = padded(self.dims.d_inner) / CHANNEL_BLOCK;
         let shares = Shares::new(blocks, rows, p.in_proj_x.panel_blocks(), workers, workspace);
         let Workspace { u, branches: apart, projected, scratch, room, prepared, segments, .. } = workspace;
-        let [prepared_h, prepared] = prepared;
+        let [prepared_h, prepared_r, prepared] = prepared;
         let mut channels = state.all();
 
         // x = in_proj_x(h), u = the front end of x
@@ -192,33 +209,46 @@ impl<W: Storage> Pass<'_, W> {
             Variant::Dpwc => view4_mut(apart, [branches, blocks, rows, CHANNEL_BLOCK]),
             _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
         };
-        shares.for_each(workers, v, &mut channels, scratch, |chunk, v| self.front(chunk, h, segments, v));
-        if let Some(pointwise) = &p.pointwise {
-            let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
-            let v = pointwise.prepare(workers, v, prepared);
-            pointwise.apply(workers, v, Output::Blocks(view3_mut(u, [blocks, rows, CHANNEL_BLOCK])));
-        }
+        let inner = [blocks, rows, CHANNEL_BLOCK];
+        let v = match &p.pointwise {
+            None => {
+                let prepared = &mut prepared[..rows * p.x_proj.room()];
+                shares.for_each(workers, v, &mut channels, scratch, prepared, |chunk, v| {
+                    self.front(chunk, h, segments, v)
+                });
+                p.x_proj.prepared(Input::Blocks(view3(u, inner)), prepared)
+            }
+            Some(pointwise) => {
+                shares.for_each(workers, v, &mut channels, scratch, &mut [], |chunk, v| {
+                    self.front(chunk, h, segments, v)
+                });
+                let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
+                let v = pointwise.prepare(workers, v, prepared);
+                pointwise.apply(workers, v, Output::Blocks(view3_mut(u, inner)));
+                p.x_proj.prepare(workers, Input::Blocks(view3(u, inner)), prepared)
+            }
+        };
 
         // [r, B, C] = x_proj(u)
         let wide = [rows, dt_rank + 2 * d_state];
-        let inner = [blocks, rows, CHANNEL_BLOCK];
-        let v = p.x_proj.prepare(workers, Input::Blocks(view3(u, inner)), prepared);
         p.x_proj.apply(workers, v, Output::Rows(view2_mut(projected, wide)));
         let (r, bc) = view2(projected, wide).split_at(Axis(1), dt_rank);
-        let r = p.dt_proj.prepare(workers, Input::Rows(r), prepared);
+        let r = p.dt_proj.prepare(workers, Input::Rows(r), prepared_r);
 
         // z = in_proj_z(h), δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
         let y = view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]);
-        shares
-            .for_each(workers, y, &mut channels, scratch, |chunk, u| self.back(chunk, h, r, bc, segments, u));
+        let prepared = &mut prepared[..rows * p.out_proj.room()];
+        shares.for_each(workers, y, &mut channels, scratch, prepared, |chunk, u| {
+            self.back(chunk, h, r, bc, segments, u)
+        });
 
         // out = out_proj(y)
-        let y = p.out_proj.prepare(workers, Input::Blocks(view3(u, inner)), prepared);
+        let y = p.out_proj.prepared(Input::Blocks(view3(u, inner)), prepared);
         tensors.output(workers, block, room, |out| p.out_proj.apply(workers, y, Output::Rows(out)));
     }
 
-    /// The input projection of a chunk of channels and their convolutions: into `v`, (1, blocks, rows, channels),
-    /// or (branches, blocks, rows, channels) where a product is still to come.
+    /// The input projection of a chunk of channels and their convolutions: into `v`, (1, blocks, rows, channels), made
+    /// ready for x_proj, or (branches, blocks, rows, channels) where another product is still to come.
     fn front(
         &self,
         chunk: Chunk<'_, W::Real>,
@@ -227,7 +257,7 @@ impl<W: Storage> Pass<'_, W> {
         mut v: ArrayViewMut4<W::Real>,
     ) {
         let p = self.parameters;
-        let Chunk { first, mut state, scratch } = chunk;
+        let Chunk { first, mut state, scratch, prepared } = chunk;
         let (_, blocks, rows, channels) = v.dim();
         let branches = self.dims.branches;
         let mut v = v.view_mut();
@@ -240,18 +270,28 @@ impl<W: Storage> Pass<'_, W> {
         p.in_proj_x.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(x.index_axis_mut(Axis(0), 0)));
         if !stacked {
             let x = x.index_axis(Axis(0), 0);
-            p.conv.apply(first, 0..branches, &p.gates, segments, x, state.history(0), v);
-            return;
-        }
-        for i in 0..branches {
-            let input = x.index_axis(Axis(0), 0);
-            p.conv.apply(first, i..i + 1, &p.gates[i..=i], segments, input, state.history(i), v.view_mut());
+            p.conv.apply(first, 0..branches, &p.gates, segments, x, state.history(0), v.view_mut());
+        } else {
+            for i in 0..branches {
+                let input = x.index_axis(Axis(0), 0);
+                p.conv.apply(
+                    first,
+                    i..i + 1,
+                    &p.gates[i..=i],
+                    segments,
+                    input,
+                    state.history(i),
+                    v.view_mut(),
+                );
+                std::mem::swap(&mut x, &mut v);
+            }
             std::mem::swap(&mut x, &mut v);
         }
+        p.x_proj.prepare_blocks(first, v.index_axis(Axis(0), 0), prepared);
     }
 
     /// The gate and the time step of a chunk of channels, and their scan: `u`, (1, blocks, rows, channels), becomes
-    /// y.
+    /// y, made ready for out_proj.
     fn back(
         &self,
         chunk: Chunk<'_, W::Real>,
@@ -262,14 +302,15 @@ impl<W: Storage> Pass<'_, W> {
         u: ArrayViewMut4<W::Real>,
     ) {
         let p = self.parameters;
-        let Chunk { first, mut state, scratch } = chunk;
-        let u = u.index_axis_move(Axis(0), 0);
+        let Chunk { first, mut state, scratch, prepared } = chunk;
+        let mut u = u.index_axis_move(Axis(0), 0);
         let (z, delta) = scratch.split_at_mut(scratch.len() / 2);
         let (mut z, mut delta) = (view3_mut(z, u.dim().into()), view3_mut(delta, u.dim().into()));
         let (b, c) = bc.split_at(Axis(1), self.dims.d_state);
         p.in_proj_z.apply_columns(first * CHANNEL_BLOCK, h, Output::Blocks(z.view_mut()));
         p.dt_proj.apply_columns(first * CHANNEL_BLOCK, r, Output::Blocks(delta.view_mut()));
-        p.scan.apply(first, segments, u, delta, z, b, c, state.ssm());
+        p.scan.apply(first, segments, u.view_mut(), delta, z, b, c, state.ssm());
+        p.out_proj.prepare_blocks(first, u.view(), prepared);
     }
 
     /// Multiplications and additions that a token costs, exponentials counted as ten.

@@ -20,7 +20,7 @@ pub struct Parameters<W: Storage> {
     /// See `in_proj_x`.
     pub in_proj_z: Linear<W>,
     /// The depthwise convolutions.
-    pub conv: DepthwiseConv<W::Real>,
+    pub conv: DepthwiseConv<W>,
     /// softmax(conv_gates), or ones where there are none.
     pub gates: Vec<W::Real>,
     /// DPWC: the pointwise products side by side, with the sum of their gated biases.
@@ -30,7 +30,7 @@ pub struct Parameters<W: Storage> {
     /// r → δ; its bias belongs to the scan.
     pub dt_proj: Linear<W>,
     /// A, D and the bias of δ.
-    pub scan: SelectiveScan<W::Real>,
+    pub scan: SelectiveScan<W>,
     /// y → output
     pub out_proj: Linear<W>,
     conv_gates: Vec<W::Real>,
@@ -119,10 +119,12 @@ impl<W: Storage> Parameters<W> {
         })
     }
 
-    /// Values of each row that products take in place of h, and the most that they take in place of another input.
-    pub fn prepared(&self) -> [usize; 2] {
-        let others = [&self.x_proj, &self.dt_proj, &self.out_proj].into_iter().chain(&self.pointwise);
-        [self.in_proj_x.room(), others.map(Linear::room).max().unwrap_or(0)]
+    /// Values of each row that products take in place of h and of r, and the most that they take in place of another
+    /// input.
+    pub fn prepared(&self) -> [usize; 3] {
+        let others = [&self.x_proj, &self.out_proj].into_iter().chain(&self.pointwise);
+        let most = others.map(Linear::room).max().unwrap_or(0);
+        [self.in_proj_x.room(), self.dt_proj.room(), most]
     }
 
     /// Reads the parameter of a canonical name; `out` has its length.

@@ -35,9 +35,9 @@ pub struct Workspace<T> {
     scratch_len: usize,
     /// (rows, d_model), for tokens that cannot be used as they lie; else empty.
     pub room: Buffer<T>,
-    /// What products take in place of h, and what they take in turn in place of their other inputs
+    /// What products take in place of h, of r, and in turn of their other inputs
     /// ([`Linear::prepare`](crate::ops::linear::Linear::prepare)).
-    pub prepared: [Buffer<T>; 2],
+    pub prepared: [Buffer<T>; 3],
     /// The pieces of sequences that make up the block.
     pub segments: Vec<Segment>,
     /// For calls without a cache, or with one of another type: a lane for each sequence that can be in a block.
@@ -45,7 +45,7 @@ pub struct Workspace<T> {
 }
 
 impl<T: Real> Workspace<T> {
-    fn new(config: &Config, dims: &Dims, prepared: [usize; 2], rows: usize, threads: usize) -> Result<Self> {
+    fn new(config: &Config, dims: &Dims, prepared: [usize; 3], rows: usize, threads: usize) -> Result<Self> {
         let what = "the workspace";
         let columns = padded(dims.d_inner);
         let branches = if config.variant == Variant::Dpwc { dims.branches } else { 0 };
@@ -60,10 +60,11 @@ impl<T: Real> Workspace<T> {
             product(what, &[threads, scratch_len])?,
             values(prepared[0])?,
             values(prepared[1])?,
+            values(prepared[2])?,
         ];
         let total = sizes.iter().try_fold(0, |sum: usize, &size| sum.checked_add(size)).unwrap_or(usize::MAX);
         check_fits(what, product(what, &[total, size_of::<T>()])?)?;
-        let [u, branches, projected, scratch, h, others] = sizes.map(|size| Buffer::zeroed(what, size));
+        let [u, branches, projected, scratch, h, r, others] = sizes.map(|size| Buffer::zeroed(what, size));
         Ok(Workspace {
             rows,
             u: u?,
@@ -72,7 +73,7 @@ impl<T: Real> Workspace<T> {
             scratch: scratch?,
             scratch_len,
             room: Buffer::zeroed(what, 0)?,
-            prepared: [h?, others?],
+            prepared: [h?, r?, others?],
             segments: Vec::with_capacity(rows),
             state: None,
         })
@@ -98,7 +99,7 @@ pub struct Needs<'a> {
     /// Whether its tokens cannot be used as they lie.
     pub room: bool,
     /// Values of each row of [`Workspace::prepared`].
-    pub prepared: [usize; 2],
+    pub prepared: [usize; 3],
 }
 
 /// The workspaces of a layer that no call is using.

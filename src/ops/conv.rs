@@ -8,22 +8,22 @@ use super::{CHANNEL_BLOCK, Segment, padded, view2, view3};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 use crate::simd::conv::Branches;
-use crate::simd::{Isa, Real};
+use crate::simd::{Isa, Real, Storage};
 
 /// The depthwise convolutions of all branches, in blocks of channels.
 #[derive(Debug)]
-pub struct DepthwiseConv<T> {
+pub struct DepthwiseConv<W: Storage> {
     isa: Isa,
     channels: usize,
     taps: usize,
     dilations: Vec<usize>,
     /// `[block][branch][tap][channel]`
-    weight: Buffer<T>,
+    weight: Buffer<W::Real>,
     /// `[block][branch][channel]`
-    bias: Buffer<T>,
+    bias: Buffer<W::Real>,
 }
 
-impl<T: Real> DepthwiseConv<T> {
+impl<T: Real, W: Storage<Real = T>> DepthwiseConv<W> {
     /// All zeros.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl<T: Real> DepthwiseConv<T> {
         for ((((x, weight), bias), mut history), mut out) in blocks {
             let weight = view3(weight, weight_shape).slice_move(s![branches.clone(), .., ..]);
             let bias = view2(bias, bias_shape).slice_move(s![branches.clone(), ..]);
-            self.isa.dispatch(Branches {
+            self.isa.dispatch(Branches::<W> {
                 segments,
                 current: x,
                 history: history.view_mut(),
@@ -130,6 +130,8 @@ impl<T: Real> DepthwiseConv<T> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values};
     use crate::ops::{view3, view4_mut};
@@ -189,7 +191,7 @@ mod tests {
             (self.taps - 1) * self.dilations.iter().max().unwrap() + 1
         }
 
-        fn conv<T: Real>(&self, isa: Isa) -> DepthwiseConv<T> {
+        fn conv<T: Real, W: Storage<Real = T>>(&self, isa: Isa) -> DepthwiseConv<W> {
             let mut conv = DepthwiseConv::zeroed(isa, self.channels, self.taps, &self.dilations).unwrap();
             for i in 0..self.dilations.len() {
                 conv.set_weight(i, narrow(&self.weights[i]).into_iter());
@@ -238,7 +240,7 @@ mod tests {
 
         /// Runs `branches` over all new rows, `step` of each stream and `share` blocks of channels at a time: the
         /// outputs, (outputs, rows, channels), and the rings.
-        fn apply<T: Real>(
+        fn apply<T: Real, W: Storage<Real = T>>(
             &self,
             isa: Isa,
             share: usize,
@@ -246,7 +248,7 @@ mod tests {
             apart: bool,
             step: usize,
         ) -> (Vec<f64>, Vec<f64>) {
-            let conv = self.conv::<T>(isa);
+            let conv = self.conv::<T, W>(isa);
             let gates: Vec<T> = narrow(&self.gates[branches.clone()]);
             let mut history = self.history::<T>();
             let blocks = padded(self.channels) / CHANNEL_BLOCK;
@@ -304,7 +306,7 @@ mod tests {
         }
     }
 
-    fn check<T: Real>() {
+    fn check<T: Real, W: Storage<Real = T>>() {
         let mut random = Random(3);
         for channels in [1, 16, 37] {
             for taps in [1, 2, 3, 4, 5, 9] {
@@ -315,7 +317,7 @@ mod tests {
                         let what = format!("{channels} channels, {taps} taps, {dilations:?}, {isa:?}");
                         // Sums of up to nine products below 1, then silu.
                         let near = |a: &[f64], b: &[f64], terms: usize| {
-                            let bound = (taps + 8) as f64 * terms as f64 * epsilon::<T>();
+                            let bound = (taps + 8) as f64 * terms as f64 * epsilon::<W>();
                             assert_eq!(a.len(), b.len());
                             assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= bound), "{what}");
                         };
@@ -324,23 +326,24 @@ mod tests {
                         let sums: Vec<f64> =
                             (0..exact[0].len()).map(|at| exact.iter().map(|e| e[at]).sum()).collect();
 
-                        let (sum, history) = case.apply::<T>(isa, usize::MAX, all.clone(), false, usize::MAX);
+                        let (sum, history) =
+                            case.apply::<T, W>(isa, usize::MAX, all.clone(), false, usize::MAX);
                         near(&sum, &sums, branches);
                         assert_eq!(history, case.expected_history(), "{what}");
                         let (apart, history) =
-                            case.apply::<T>(isa, usize::MAX, all.clone(), true, usize::MAX);
+                            case.apply::<T, W>(isa, usize::MAX, all.clone(), true, usize::MAX);
                         near(&apart, &exact.concat(), 1);
                         assert_eq!(history, case.expected_history(), "{what}");
                         let last = branches - 1..branches;
-                        let (one, _) = case.apply::<T>(isa, usize::MAX, last, false, usize::MAX);
+                        let (one, _) = case.apply::<T, W>(isa, usize::MAX, last, false, usize::MAX);
                         near(&one, &exact[branches - 1], 1);
 
                         for share in [1, 2] {
                             for step in [1, 3, usize::MAX] {
-                                let (y, history) = case.apply::<T>(isa, share, all.clone(), false, step);
+                                let (y, history) = case.apply::<T, W>(isa, share, all.clone(), false, step);
                                 assert_eq!(bits(&y), bits(&sum), "{what}, {step} rows at a time");
                                 assert_eq!(history, case.expected_history(), "{what}, {step} rows at a time");
-                                let (y, _) = case.apply::<T>(isa, share, all.clone(), true, step);
+                                let (y, _) = case.apply::<T, W>(isa, share, all.clone(), true, step);
                                 assert_eq!(bits(&y), bits(&apart), "{what}, {step} rows at a time");
                             }
                         }
@@ -352,7 +355,8 @@ mod tests {
 
     #[test]
     fn branches_follow_the_formula_from_any_place_of_the_ring() {
-        check::<f32>();
-        check::<f64>();
+        check::<f32, f32>();
+        check::<f64, f64>();
+        check::<f32, bf16>();
     }
 }

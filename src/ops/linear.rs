@@ -1,6 +1,6 @@
 //! Products with weights that never change between calls.
 
-use ndarray::Axis;
+use ndarray::{ArrayView3, Axis};
 
 use super::{CHANNEL_BLOCK, padded, share, view3};
 use crate::error::Result;
@@ -127,7 +127,7 @@ impl<W: Storage> Linear<W> {
         if blocks == 0 {
             return x;
         }
-        let room = &mut room[..rows * blocks * CHANNEL_BLOCK];
+        let room = &mut room[..rows * self.room()];
         let pack = |first: usize, out: &mut [W::Real]| {
             let Groups { len, stride, .. } = self.inputs;
             self.isa.dispatch(Pack::<W> { x, group_len: len, group_stride: stride, first, out });
@@ -139,7 +139,27 @@ impl<W: Storage> Linear<W> {
             let pieces = room.chunks_mut(share * rows * CHANNEL_BLOCK).enumerate();
             workers.for_each(pieces, |(i, room)| pack(i * share, room));
         }
-        Input::Packed(view3(room, [blocks, rows, CHANNEL_BLOCK]))
+        self.prepared(x, room)
+    }
+
+    /// Its part for some blocks of channels, those of `x`, from `first`, the first of a panel: into the part of the room
+    /// that they take, empty where they take none.
+    pub fn prepare_blocks(&self, first: usize, x: ArrayView3<'_, W::Real>, room: &mut [W::Real]) {
+        let (blocks, _, channels) = x.dim();
+        let group_len = (self.inputs.len - first * channels).min(blocks * channels);
+        if !room.is_empty() {
+            let x = Input::Blocks(x);
+            self.isa.dispatch(Pack::<W> { x, group_len, group_stride: group_len, first: 0, out: room });
+        }
+    }
+
+    /// What [`Linear::prepare`] gives, once all parts of `room` are.
+    pub fn prepared<'a>(&self, x: Input<'a, W::Real>, room: &'a [W::Real]) -> Input<'a, W::Real> {
+        let rows = x.rows();
+        match self.room() {
+            0 => x,
+            len => Input::Packed(view3(room, [len / CHANNEL_BLOCK, rows, CHANNEL_BLOCK])),
+        }
     }
 
     /// `out = x · weightᵀ + bias`, where [`Linear::prepare`] gave `x`. Columns of `out` past the outputs are zeroed;

@@ -7,22 +7,22 @@ use super::{CHANNEL_BLOCK, padded};
 use crate::error::Result;
 use crate::memory::{Buffer, product};
 use crate::simd::scan::Scan;
-use crate::simd::{Isa, Real};
+use crate::simd::{Isa, Real, Storage};
 
 /// The parameters of the scan that are not products: A, D and the bias of δ, in blocks of channels.
 #[derive(Debug)]
-pub struct SelectiveScan<T> {
+pub struct SelectiveScan<W: Storage> {
     isa: Isa,
     channels: usize,
     states: usize,
     /// A · log2(e), `[block][state][channel]`.
-    a: Buffer<T>,
+    a: Buffer<W::Real>,
     /// D
-    skip: Buffer<T>,
-    delta_bias: Buffer<T>,
+    skip: Buffer<W::Real>,
+    delta_bias: Buffer<W::Real>,
 }
 
-impl<T: Real> SelectiveScan<T> {
+impl<T: Real, W: Storage<Real = T>> SelectiveScan<W> {
     /// All zeros.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl<T: Real> SelectiveScan<T> {
         for (i, (((mut u, mut delta), mut z), mut state)) in blocks.zip(state.outer_iter_mut()).enumerate() {
             let block = first + i;
             let channels = block * CHANNEL_BLOCK..(block + 1) * CHANNEL_BLOCK;
-            self.isa.dispatch(Scan {
+            self.isa.dispatch(Scan::<W> {
                 segments,
                 u: u.view_mut(),
                 delta: delta.view_mut(),
@@ -119,6 +119,7 @@ mod tests {
     use super::*;
     use crate::ops::testing::{Random, bits, epsilon, from_blocks, narrow, to_blocks, values};
     use crate::ops::{view2, view3_mut, view4_mut};
+    use half::bf16;
     use ndarray::{Axis, s};
 
     const LANES: usize = 3;
@@ -189,9 +190,14 @@ mod tests {
         }
 
         /// The stage itself, in one call or row by row, so many blocks of channels at a time.
-        fn apply<T: Real>(&self, isa: Isa, row_by_row: bool, share: usize) -> (Vec<f64>, Vec<f64>) {
+        fn apply<T: Real, W: Storage<Real = T>>(
+            &self,
+            isa: Isa,
+            row_by_row: bool,
+            share: usize,
+        ) -> (Vec<f64>, Vec<f64>) {
             let (channels, states) = (self.channels, self.states);
-            let mut scan = SelectiveScan::<T>::zeroed(isa, channels, states).unwrap();
+            let mut scan = SelectiveScan::<W>::zeroed(isa, channels, states).unwrap();
             scan.set_a_log(&narrow(&self.a_log));
             scan.skip_mut().copy_from_slice(&narrow(&self.skip));
             scan.delta_bias_mut().copy_from_slice(&narrow(&self.delta_bias));
@@ -249,7 +255,7 @@ mod tests {
         }
     }
 
-    fn check<T: Real>() {
+    fn check<T: Real, W: Storage<Real = T>>() {
         let mut random = Random(4);
         for channels in [1, 15, 16, 37, 80] {
             for states in [1, 2, 3, 5, 8, 16, 17, 33, 64] {
@@ -257,20 +263,20 @@ mod tests {
                 let (exact_y, exact_state) = case.reference();
                 for isa in Isa::available() {
                     let what = format!("{channels} channels, {states} states, {isa:?}");
-                    let (y, state) = case.apply::<T>(isa, false, usize::MAX);
+                    let (y, state) = case.apply::<T, W>(isa, false, usize::MAX);
                     for (what, ours, exact) in [("y", &y, &exact_y), ("state", &state, &exact_state)] {
                         let scale = exact.iter().fold(0.0, |scale: f64, v| scale.max(v.abs()));
                         let error =
                             ours.iter().zip(exact).fold(0.0, |error: f64, (a, b)| error.max((a - b).abs()));
                         assert!(ours.iter().all(|v| v.is_finite()));
-                        assert!(error <= 16.0 * epsilon::<T>() * scale, "{what}: {error:e} of {scale:e}");
+                        assert!(error <= 16.0 * epsilon::<W>() * scale, "{what}: {error:e} of {scale:e}");
                     }
                     // The lane without rows keeps its state.
                     let lane = channels * states..2 * channels * states;
                     assert_eq!(state[lane.clone()], case.state[lane]);
 
                     for (row_by_row, share) in [(false, 1), (true, 2), (true, usize::MAX)] {
-                        let again = case.apply::<T>(isa, row_by_row, share);
+                        let again = case.apply::<T, W>(isa, row_by_row, share);
                         assert_eq!(bits(&again.0), bits(&y), "{what}");
                         assert_eq!(bits(&again.1), bits(&state), "{what}");
                     }
@@ -281,7 +287,8 @@ mod tests {
 
     #[test]
     fn the_recurrence_follows_the_formula_in_every_lane() {
-        check::<f32>();
-        check::<f64>();
+        check::<f32, f32>();
+        check::<f64, f64>();
+        check::<f32, bf16>();
     }
 }

@@ -6,7 +6,7 @@ mod random;
 pub use random::Random;
 
 use super::{CHANNEL_BLOCK, padded};
-use crate::simd::Real;
+use crate::simd::{Real, Storage};
 use crate::tensor::Element;
 use crate::threads::{Workers, set_num_threads};
 
@@ -55,9 +55,13 @@ fn in_blocks(rows: usize, row: usize, column: usize) -> usize {
     (column / CHANNEL_BLOCK * rows + row) * CHANNEL_BLOCK + column % CHANNEL_BLOCK
 }
 
-/// The spacing of numbers around 1.
-pub fn epsilon<T: Real>() -> f64 {
-    if size_of::<T>() == 4 { f32::EPSILON.into() } else { f64::EPSILON }
+/// The spacing of numbers around 1; where the functions are short, about their errors.
+pub fn epsilon<W: Storage>() -> f64 {
+    match size_of::<W>() {
+        2 => 2_f64.powi(-14),
+        4 => f32::EPSILON.into(),
+        _ => f64::EPSILON,
+    }
 }
 
 /// The bits of each number, which compare where −0 is not 0.

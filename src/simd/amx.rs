@@ -14,7 +14,7 @@ const PANEL: usize = 2 * TILE;
 
 /// Pairs of k after which the next panel is taken up: enough to write sums seldom, few enough for a block of one and
 /// of some rows to stay near.
-const K_BLOCK: usize = 32 * TILE;
+const K_BLOCK: usize = 48 * TILE;
 
 /// Whether the processor has the instructions and the system lets this process use them.
 pub fn has_amx() -> bool {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3};
 
+use super::math::Functions;
 use super::segment::{Segment, ring_row, rows_of};
-use super::{BlockKernel, Kernel, Many, Real, Simd, math};
+use super::{BlockKernel, Kernel, Many, Real, Simd, Storage};
 use crate::ops::CHANNEL_BLOCK;
 
 /// Rows that go through all branches before the next ones do, few enough to stay in L1.
@@ -13,37 +14,37 @@ const TILE_ROWS: usize = 64;
 
 /// `gate_i · silu(Σ_j w_i[j] · x[t − (W−1−j)·d_i] + b_i)` for every branch i and row t of one block of channels; after
 /// that the history has the last rows.
-pub struct Branches<'a, T> {
+pub struct Branches<'a, W: Storage> {
     /// The sequences, one after the other: which rows and which lane.
     pub segments: &'a [Segment],
     /// (rows, channels): the input, oldest first.
-    pub current: ArrayView2<'a, T>,
+    pub current: ArrayView2<'a, W::Real>,
     /// (lanes, ring, channels): the rows before them, in rings, token i of a sequence at i modulo the ring's length.
-    pub history: ArrayViewMut3<'a, T>,
+    pub history: ArrayViewMut3<'a, W::Real>,
     /// (branches, taps, channels)
-    pub weight: ArrayView3<'a, T>,
+    pub weight: ArrayView3<'a, W::Real>,
     /// (branches, channels)
-    pub bias: ArrayView2<'a, T>,
+    pub bias: ArrayView2<'a, W::Real>,
     /// One factor a branch.
-    pub gates: &'a [T],
+    pub gates: &'a [W::Real],
     /// One dilation a branch; `(taps − 1) · dilation` rows of a ring are read at most.
     pub dilations: &'a [usize],
     /// (1, rows, channels) for the sum of the branches, or (branches, rows, channels) to keep them apart.
-    pub out: ArrayViewMut3<'a, T>,
+    pub out: ArrayViewMut3<'a, W::Real>,
 }
 
-impl<T: Real> Kernel<T> for Branches<'_, T> {
+impl<W: Storage> Kernel<W::Real> for Branches<'_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd<T>>(self, s: S) {
+    fn run<S: Simd<W::Real>>(self, s: S) {
         self.run_registers(s);
     }
 }
 
-impl<T: Real> BlockKernel<T> for Branches<'_, T> {
+impl<W: Storage> BlockKernel<W::Real> for Branches<'_, W> {
     #[inline(always)]
-    fn run_blocks<B: Simd<T>, const G: usize>(mut self, s: B) {
+    fn run_blocks<B: Simd<W::Real>, const G: usize>(mut self, s: B) {
         let (branches, taps, channels) = self.weight.dim();
         let rows = self.current.nrows();
         let apart = self.out.dim().0 > 1;
@@ -79,7 +80,7 @@ impl<T: Real> BlockKernel<T> for Branches<'_, T> {
                 for first in segment.rows.clone().step_by(TILE_ROWS) {
                     let tile = first - start..segment.rows.end.min(first + TILE_ROWS) - start;
                     for i in 0..branches {
-                        let branch = Branch {
+                        let branch = Branch::<W> {
                             taps,
                             dilation: self.dilations[i],
                             weight: self.weight.as_ptr().add(i * taps * channels),
@@ -88,7 +89,7 @@ impl<T: Real> BlockKernel<T> for Branches<'_, T> {
                             adds: !apart && i > 0,
                             out: self.out.as_mut_ptr().add(i * out_stride + start * channels),
                         };
-                        past.branch::<B, G>(s, branch, tile.clone());
+                        past.branch::<W, B, G>(s, branch, tile.clone());
                     }
                 }
                 past.remember(s, segment.rows.len(), segment.offset);
@@ -99,15 +100,15 @@ impl<T: Real> BlockKernel<T> for Branches<'_, T> {
 
 /// One branch of them, and where it goes.
 #[derive(Clone, Copy)]
-struct Branch<T> {
+struct Branch<W: Storage> {
     taps: usize,
     dilation: usize,
-    weight: *const T,
-    bias: *const T,
-    gate: T,
+    weight: *const W::Real,
+    bias: *const W::Real,
+    gate: W::Real,
     /// Whether it is added to what is there.
     adds: bool,
-    out: *mut T,
+    out: *mut W::Real,
 }
 
 /// The rows of one sequence, and those before them.
@@ -123,7 +124,11 @@ struct Past<T> {
 impl<T: Real> Past<T> {
     /// One branch at some rows: one at a time as long as they reach back into the ring, then `G`.
     #[inline(always)]
-    unsafe fn branch<B: Simd<T>, const G: usize>(&self, s: B, branch: Branch<T>, rows: Range<usize>) {
+    unsafe fn branch<W, B, const G: usize>(&self, s: B, branch: Branch<W>, rows: Range<usize>)
+    where
+        W: Storage<Real = T>,
+        B: Simd<T>,
+    {
         let Branch { taps, dilation, .. } = branch;
         let reach = (taps - 1) * dilation;
         // SAFETY: the caller's promise: the branch, its taps and the rows exist.
@@ -176,7 +181,7 @@ impl<T: Real> Past<T> {
     }
 }
 
-impl<T: Real> Branch<T> {
+impl<T: Real, W: Storage<Real = T>> Branch<W> {
     /// `N` rows from row `t`, where tap `j` of the first reads from `input(j)`, and the others the rows after it.
     #[inline(always)]
     unsafe fn rows<B: Simd<T>, const N: usize>(self, s: B, t: usize, input: impl Fn(usize) -> *const T) {
@@ -190,7 +195,7 @@ impl<T: Real> Branch<T> {
             }
             let out = self.out.add(t * CHANNEL_BLOCK);
             let before = if self.adds { many.load(out) } else { many.splat(T::ZERO) };
-            many.store(out, many.fma(many.splat(self.gate), math::silu(many, sums), before));
+            many.store(out, many.fma(many.splat(self.gate), W::Functions::silu(many, sums), before));
         }
     }
 }

@@ -110,14 +110,11 @@ pub fn exp_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
 }
 
 /// 2^(v·w) for v·w ≤ 0, with 0 for what lies below the normal range: the decay of the scan. A NaN comes out
-/// as one if it has no payload.
+/// as one if it has no payload. AVX-512 rounds v·w before, as PyTorch does.
 #[inline(always)]
 pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V {
-    let shift = s.splat(T::SHIFT);
-    let shifted = s.fma(v, w, shift);
-    let r = s.fma(v, w, s.sub(shift, shifted));
-    let power = s.add_exponent(polynomial(s, T::EXP2, r), shifted);
-    s.zero_where_less(power, shifted, s.splat(T::from_f64(T::SHIFT.to_f64() + T::LOWEST_EXPONENT.to_f64())))
+    let (whole, rest) = s.split(v, w);
+    s.scale(polynomial(s, T::EXP2, rest), whole)
 }
 
 /// ln(1 + e^v); v itself above 20, as in PyTorch.
@@ -147,6 +144,77 @@ pub fn silu<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
     s.div(v, s.fma(half, s.splat(T::from_f64(2.0)), s.splat(T::ONE)))
 }
 
+/// The functions that the stages of a layer are made of.
+pub trait Functions<T: Real>: std::fmt::Debug + 'static {
+    /// 2^(v·w) for v·w ≤ 0, with 0 for what lies below the normal range.
+    fn exp2_nonpositive<S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V;
+    /// ln(1 + e^v)
+    fn softplus<S: Simd<T>>(s: S, v: S::V) -> S::V;
+    /// v / (1 + e^−v)
+    fn silu<S: Simd<T>>(s: S, v: S::V) -> S::V;
+}
+
+/// Those above.
+#[derive(Debug)]
+pub struct Full;
+
+impl<T: Real> Functions<T> for Full {
+    #[inline(always)]
+    fn exp2_nonpositive<S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V {
+        exp2_nonpositive(s, v, w)
+    }
+    #[inline(always)]
+    fn softplus<S: Simd<T>>(s: S, v: S::V) -> S::V {
+        softplus(s, v)
+    }
+    #[inline(always)]
+    fn silu<S: Simd<T>>(s: S, v: S::V) -> S::V {
+        silu(s, v)
+    }
+}
+
+/// For layers whose values are rounded to 8 bits: relative errors of at most 2^−12, and of 2^v, which time
+/// multiplies, 2^−13, where 2^0 is exact and its slope ln 2. Special values are as above.
+#[derive(Debug)]
+pub struct Short;
+
+impl Short {
+    /// 2^r on ±½, the highest power first.
+    const EXP2: [f64; 4] = [0.05549126871, 0.24211998643, std::f64::consts::LN_2, 1.0];
+    /// ln(1 + y) / y on 0 to 1.
+    const LOG1P: [f64; 5] = [0.04310716139, -0.16136539796, 0.30922654283, -0.49777484113, 1.0];
+
+    #[inline(always)]
+    fn polynomial<T: Real, S: Simd<T>, const N: usize>(s: S, coefficients: [f64; N], v: S::V) -> S::V {
+        let mut sum = s.splat(T::from_f64(coefficients[0]));
+        for c in &coefficients[1..] {
+            sum = s.fma(sum, v, s.splat(T::from_f64(*c)));
+        }
+        sum
+    }
+}
+
+impl<T: Real> Functions<T> for Short {
+    #[inline(always)]
+    fn exp2_nonpositive<S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V {
+        let (whole, rest) = s.split(v, w);
+        s.scale(Short::polynomial(s, Short::EXP2, rest), whole)
+    }
+    #[inline(always)]
+    fn softplus<S: Simd<T>>(s: S, v: S::V) -> S::V {
+        let y = <Short as Functions<T>>::exp2_nonpositive(s, s.min(v, s.neg(v)), s.splat(T::LOG2_E));
+        s.fma(Short::polynomial(s, Short::LOG1P, y), y, s.max(s.splat(T::ZERO), v))
+    }
+    #[inline(always)]
+    fn silu<S: Simd<T>>(s: S, v: S::V) -> S::V {
+        let [low, high] = T::SIGMOID_RANGE;
+        let within = s.max(s.splat(low), s.min(s.splat(high), v));
+        let (whole, rest) = s.split(within, s.splat(T::from_f64(-T::LOG2_E.to_f64())));
+        let half = s.scale(Short::polynomial(s, Short::EXP2.map(|c| 0.5 * c), rest), whole);
+        s.mul(v, s.short_reciprocal(s.fma(half, s.splat(T::from_f64(2.0)), s.splat(T::ONE))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,9 +226,13 @@ mod tests {
         Exp2Nonpositive,
         Softplus,
         Silu,
+        ShortExp2,
+        ShortSoftplus,
+        ShortSilu,
     }
     use Function::*;
-    const ALL: [Function; 4] = [ExpNonpositive, Exp2Nonpositive, Softplus, Silu];
+    const ALL: [Function; 7] =
+        [ExpNonpositive, Exp2Nonpositive, Softplus, Silu, ShortExp2, ShortSoftplus, ShortSilu];
 
     /// The function of each value, in whole vectors.
     struct Map<'a, T>(Function, &'a mut [T]);
@@ -179,6 +251,9 @@ mod tests {
                         Exp2Nonpositive => exp2_nonpositive(s, v, s.splat(T::ONE)),
                         Softplus => softplus(s, v),
                         Silu => silu(s, v),
+                        ShortExp2 => Short::exp2_nonpositive(s, v, s.splat(T::ONE)),
+                        ShortSoftplus => Short::softplus(s, v),
+                        ShortSilu => Short::silu(s, v),
                     };
                     s.store(chunk.as_mut_ptr(), result);
                 }
@@ -198,15 +273,15 @@ mod tests {
     fn exact(function: Function, v: f64) -> f64 {
         match function {
             ExpNonpositive => v.exp(),
-            Exp2Nonpositive => v.exp2(),
-            Softplus if v > 20.0 => v,
-            Softplus => v.exp().ln_1p(),
-            Silu => v / (1.0 + (-v).exp()),
+            Exp2Nonpositive | ShortExp2 => v.exp2(),
+            Softplus | ShortSoftplus if v > 20.0 => v,
+            Softplus | ShortSoftplus => v.exp().ln_1p(),
+            Silu | ShortSilu => v / (1.0 + (-v).exp()),
         }
     }
 
     trait Float: Real + std::fmt::LowerExp {
-        const BOUNDS: [(Function, i64); 4];
+        const BOUNDS: &'static [(Function, i64)];
         const SMALLEST_NORMAL: f64;
         /// Where silu's e^−v becomes infinite.
         const OVERFLOW: f64;
@@ -215,8 +290,15 @@ mod tests {
     }
 
     impl Float for f32 {
-        const BOUNDS: [(Function, i64); 4] =
-            [(ExpNonpositive, 1), (Exp2Nonpositive, 2), (Softplus, 3), (Silu, 2)];
+        const BOUNDS: &'static [(Function, i64)] = &[
+            (ExpNonpositive, 1),
+            (Exp2Nonpositive, 2),
+            (Softplus, 3),
+            (Silu, 2),
+            (ShortExp2, 1 << 11),
+            (ShortSoftplus, 1 << 12),
+            (ShortSilu, 1 << 12),
+        ];
         const SMALLEST_NORMAL: f64 = f32::MIN_POSITIVE as f64;
         const OVERFLOW: f64 = 88.7;
         fn position(self) -> i64 {
@@ -227,8 +309,8 @@ mod tests {
 
     impl Float for f64 {
         // The standard library itself is off by one now and then.
-        const BOUNDS: [(Function, i64); 4] =
-            [(ExpNonpositive, 4), (Exp2Nonpositive, 4), (Softplus, 4), (Silu, 4)];
+        const BOUNDS: &'static [(Function, i64)] =
+            &[(ExpNonpositive, 4), (Exp2Nonpositive, 4), (Softplus, 4), (Silu, 4)];
         const SMALLEST_NORMAL: f64 = f64::MIN_POSITIVE;
         const OVERFLOW: f64 = 709.7;
         fn position(self) -> i64 {
@@ -244,11 +326,12 @@ mod tests {
         if exact.is_nan() || value.is_nan() {
             return agrees(exact.is_nan() && value.is_nan());
         }
-        if function == Exp2Nonpositive && exact < T::SMALLEST_NORMAL {
+        if matches!(function, Exp2Nonpositive | ShortExp2 | ShortSoftplus) && exact < T::SMALLEST_NORMAL {
             // From denormal to zero, but zero in time.
             return agrees((0.0..=T::SMALLEST_NORMAL).contains(&value) && (exact > 0.0 || value == 0.0));
         }
-        if function == Silu && v < -T::OVERFLOW {
+        // The reciprocal is zero before it would be denormal.
+        if function == Silu && v < -T::OVERFLOW || function == ShortSilu && v < 1.4 - T::OVERFLOW {
             return agrees((value - exact).abs() <= 90.0 * T::SMALLEST_NORMAL && value <= 0.0);
         }
         (actual.position() - T::from_f64(exact).position()).abs()
@@ -260,12 +343,12 @@ mod tests {
     /// Holds every function against the bounds with every instruction set, and gives the largest distances.
     fn check<T: Float>(values: &[T]) -> Distances {
         let mut worst = Vec::new();
-        for (function, bound) in T::BOUNDS {
+        for &(function, bound) in T::BOUNDS {
             let values: Vec<T> = values
                 .iter()
                 .copied()
                 .filter(|v| {
-                    matches!(function, Softplus | Silu)
+                    !matches!(function, ExpNonpositive | Exp2Nonpositive | ShortExp2)
                         || v.to_f64() <= 0.0
                         || v.position() == T::NAN.position()
                 })
@@ -362,7 +445,7 @@ mod tests {
     fn lanes_are_alike() {
         fn check<T: Float>(values: Vec<T>) {
             for isa in Isa::available() {
-                for (function, _) in T::BOUNDS {
+                for &(function, _) in T::BOUNDS {
                     let expected: Vec<i64> =
                         map(isa, function, &values).iter().map(|v| v.position()).collect();
                     let mut turned = values.clone();
@@ -390,18 +473,24 @@ mod tests {
             for function in ALL {
                 assert!(of(function, f32::NAN).is_nan(), "{function:?}");
             }
-            for function in [Softplus, Silu] {
+            for function in [Softplus, Silu, ShortSoftplus, ShortSilu] {
                 assert_eq!(of(function, f32::INFINITY), f32::INFINITY, "{function:?}");
             }
-            for function in [ExpNonpositive, Exp2Nonpositive, Softplus] {
+            for function in [ExpNonpositive, Exp2Nonpositive, Softplus, ShortExp2, ShortSoftplus] {
                 assert_eq!(of(function, f32::NEG_INFINITY).to_bits(), 0, "{function:?}");
             }
             // −∞ / ∞, as in PyTorch
-            assert!(of(Silu, f32::NEG_INFINITY).is_nan());
-            assert_eq!(of(Silu, -0.0).to_bits(), (-0.0f32).to_bits());
-            assert_eq!(of(Silu, 0.0).to_bits(), 0);
-            assert_eq!((of(ExpNonpositive, 0.0), of(Exp2Nonpositive, 0.0)), (1.0, 1.0));
-            assert_eq!(of(Softplus, 20.000_002), 20.000_002);
+            for silu in [Silu, ShortSilu] {
+                assert!(of(silu, f32::NEG_INFINITY).is_nan());
+                assert_eq!(of(silu, -0.0).to_bits(), (-0.0f32).to_bits());
+                assert_eq!(of(silu, 0.0).to_bits(), 0);
+            }
+            for power in [ExpNonpositive, Exp2Nonpositive, ShortExp2] {
+                assert_eq!(of(power, 0.0), 1.0);
+            }
+            for softplus in [Softplus, ShortSoftplus] {
+                assert_eq!(of(softplus, 20.000_002), 20.000_002);
+            }
         }
     }
 }

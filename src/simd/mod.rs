@@ -43,6 +43,8 @@ pub trait Real: Storage<Real = Self> + math::Constants {
 pub trait Storage: Element {
     /// What it is widened to.
     type Real: Real;
+    /// The functions of a layer of this type.
+    type Functions: math::Functions<Self::Real>;
     /// Steps of k that lie side by side for each column of a panel of weights.
     const STEPS: usize = 1;
     /// A vector of `from`'s values, widened.
@@ -179,6 +181,25 @@ pub trait Simd<T: Real>: Copy {
     fn add_exponent(self, v: Self::V, shifted: Self::V) -> Self::V;
     /// `v`, but 0 where `a < b`; `v` where either is NaN.
     fn zero_where_less(self, v: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// The whole number nearest to `v · w`, for [`scale`](Simd::scale) alone, and what remains, at most ½ either way.
+    #[inline(always)]
+    fn split(self, v: Self::V, w: Self::V) -> (Self::V, Self::V) {
+        let shift = self.splat(T::SHIFT);
+        let shifted = self.fma(v, w, shift);
+        (shifted, self.fma(v, w, self.sub(shift, shifted)))
+    }
+    /// `v · 2^whole` for `v` around 1, where the exponent exists; 0 for what lies below the normal range. A NaN comes
+    /// out as one if it has no payload.
+    #[inline(always)]
+    fn scale(self, v: Self::V, whole: Self::V) -> Self::V {
+        let lowest = T::from_f64(T::SHIFT.to_f64() + T::LOWEST_EXPONENT.to_f64());
+        self.zero_where_less(self.add_exponent(v, whole), whole, self.splat(lowest))
+    }
+    /// `1 / v` within 2^−14 of it.
+    #[inline(always)]
+    fn short_reciprocal(self, v: Self::V) -> Self::V {
+        self.div(self.splat(T::ONE), v)
+    }
 }
 
 /// `N` vectors as one. Each operation is done to all of them before the next one is, so that as many chains of
@@ -239,6 +260,15 @@ impl<T: Real, S: Simd<T>, const N: usize> Simd<T> for Many<S, N> {
         neg(v);
         add_exponent(v, shifted);
         zero_where_less(v, a, b);
+        scale(v, whole);
+        short_reciprocal(v);
+    }
+    #[inline(always)]
+    fn split(self, mut v: Self::V, mut w: Self::V) -> (Self::V, Self::V) {
+        for i in 0..N {
+            (v[i], w[i]) = self.0.split(v[i], w[i]);
+        }
+        (v, w)
     }
     #[inline(always)]
     fn splat(self, value: T) -> Self::V {
@@ -380,6 +410,7 @@ macro_rules! real {
         }
         impl Storage for $t {
             type Real = $t;
+            type Functions = math::Full;
             #[inline(always)]
             unsafe fn load<S: Simd<$t>>(s: S, from: *const $t) -> S::V {
                 // SAFETY: the caller's promise.
@@ -398,6 +429,7 @@ real!(f64);
 
 impl Storage for bf16 {
     type Real = f32;
+    type Functions = math::Short;
     const STEPS: usize = 2;
     #[inline(always)]
     unsafe fn load<S: Simd<f32>>(s: S, from: *const bf16) -> S::V {
@@ -432,6 +464,7 @@ impl Storage for bf16 {
 
 impl Storage for f16 {
     type Real = f32;
+    type Functions = math::Full;
     #[inline(always)]
     unsafe fn load<S: Simd<f32>>(s: S, from: *const f16) -> S::V {
         // SAFETY: the caller's promise.

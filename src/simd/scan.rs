@@ -2,8 +2,9 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3};
 
+use super::math::Functions;
 use super::segment::{Segment, rows_of};
-use super::{BlockKernel, Kernel, Many, Real, Simd, math};
+use super::{BlockKernel, Kernel, Many, Real, Simd, Storage};
 use crate::ops::CHANNEL_BLOCK;
 
 /// Rows whose activations are computed ahead of the recurrence, so that their long chains of operations
@@ -13,41 +14,41 @@ const TILE_ROWS: usize = 64;
 /// For every row t of one block of channels, with the state s of its lane carried from row to row:
 ///
 /// δ = softplus(delta + delta_bias); s ← 2^(δ·a) ⊙ s + (δ·u)·b; y = (s·c + skip·u) · silu(z)
-pub struct Scan<'a, T> {
+pub struct Scan<'a, W: Storage> {
     /// The sequences, one after the other: which rows and which lane.
     pub segments: &'a [Segment],
     /// (rows, channels): the input u, and in its place the gated output y.
-    pub u: ArrayViewMut2<'a, T>,
+    pub u: ArrayViewMut2<'a, W::Real>,
     /// (rows, channels): δ before its bias and softplus, and after them when done.
-    pub delta: ArrayViewMut2<'a, T>,
+    pub delta: ArrayViewMut2<'a, W::Real>,
     /// (rows, channels): the gate before its activation, and after it when done.
-    pub z: ArrayViewMut2<'a, T>,
+    pub z: ArrayViewMut2<'a, W::Real>,
     /// (rows, states): input coefficients B.
-    pub b: ArrayView2<'a, T>,
+    pub b: ArrayView2<'a, W::Real>,
     /// (rows, states): output coefficients C.
-    pub c: ArrayView2<'a, T>,
+    pub c: ArrayView2<'a, W::Real>,
     /// (states, channels): A · log2(e).
-    pub a: &'a [T],
+    pub a: &'a [W::Real],
     /// A value for each channel.
-    pub delta_bias: &'a [T],
+    pub delta_bias: &'a [W::Real],
     /// D: a value for each channel.
-    pub skip: &'a [T],
+    pub skip: &'a [W::Real],
     /// (lanes, states, channels): the states, read and left as they are after each sequence's last row.
-    pub state: ArrayViewMut3<'a, T>,
+    pub state: ArrayViewMut3<'a, W::Real>,
 }
 
-impl<T: Real> Kernel<T> for Scan<'_, T> {
+impl<W: Storage> Kernel<W::Real> for Scan<'_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd<T>>(self, s: S) {
+    fn run<S: Simd<W::Real>>(self, s: S) {
         self.run_registers(s);
     }
 }
 
-impl<T: Real> BlockKernel<T> for Scan<'_, T> {
+impl<W: Storage> BlockKernel<W::Real> for Scan<'_, W> {
     #[inline(always)]
-    fn run_blocks<B: Simd<T>, const G: usize>(mut self, s: B) {
+    fn run_blocks<B: Simd<W::Real>, const G: usize>(mut self, s: B) {
         let (rows, channels) = self.u.dim();
         let (states, lanes) = (self.b.ncols(), self.state.dim().0);
         assert_eq!((B::LANES, channels), (CHANNEL_BLOCK, CHANNEL_BLOCK));
@@ -96,7 +97,7 @@ impl<T: Real> BlockKernel<T> for Scan<'_, T> {
     }
 }
 
-impl<T: Real> Scan<'_, T> {
+impl<T: Real, W: Storage<Real = T>> Scan<'_, W> {
     /// delta ← softplus(delta + delta_bias) and z ← silu(z) of `N` rows from row `t`.
     #[inline(always)]
     unsafe fn activate<B: Simd<T>, const N: usize>(&mut self, s: B, t: usize) {
@@ -105,9 +106,9 @@ impl<T: Real> Scan<'_, T> {
         unsafe {
             let delta = self.delta.as_mut_ptr().add(t * CHANNEL_BLOCK);
             let biased = many.add(many.load(delta), [s.load(self.delta_bias.as_ptr()); N]);
-            many.store(delta, math::softplus(many, biased));
+            many.store(delta, W::Functions::softplus(many, biased));
             let z = self.z.as_mut_ptr().add(t * CHANNEL_BLOCK);
-            many.store(z, math::silu(many, many.load(z)));
+            many.store(z, W::Functions::silu(many, many.load(z)));
         }
     }
 
@@ -166,7 +167,7 @@ impl<T: Real> Scan<'_, T> {
                 c[i] = s.splat(*c_row.add(i));
             }
             let a = many.load(self.a.as_ptr().add(n * CHANNEL_BLOCK));
-            let decay = math::exp2_nonpositive(many, [delta; N], a);
+            let decay = W::Functions::exp2_nonpositive(many, [delta; N], a);
             let next = many.fma(decay, many.load(state), many.mul([delta_u; N], b));
             many.store(state, next);
             many.fma(next, c, sums)

@@ -293,6 +293,9 @@ impl Simd<f64> for Avx2 {
     }
 }
 
+/// Of `reduce`: what remains beside the nearest whole number.
+const NEAREST_WHOLE: i32 = _MM_FROUND_TO_NEAREST_INT;
+
 impl Simd<f32> for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
@@ -331,6 +334,25 @@ impl Simd<f32> for Avx512 {
             let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b);
             _mm512_castsi512_ps(_mm512_maskz_mov_epi32(keep, _mm512_castps_si512(v)))
         }
+    }
+    #[inline(always)]
+    fn split(self, v: __m512, w: __m512) -> (__m512, __m512) {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe {
+            let product = _mm512_mul_ps(v, w);
+            let rest = _mm512_reduce_ps::<NEAREST_WHOLE>(product);
+            (_mm512_sub_ps(product, rest), rest)
+        }
+    }
+    #[inline(always)]
+    fn scale(self, v: __m512, whole: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instruction.
+        unsafe { _mm512_scalef_ps(v, whole) }
+    }
+    #[inline(always)]
+    fn short_reciprocal(self, v: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the processor has the instruction.
+        unsafe { _mm512_rcp14_ps(v) }
     }
     #[inline(always)]
     unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
@@ -412,5 +434,19 @@ impl Simd<f64> for Avx512 {
             let keep = _mm512_cmp_pd_mask::<_CMP_NLT_UQ>(a, b);
             _mm512_castsi512_pd(_mm512_maskz_mov_epi64(keep, _mm512_castpd_si512(v)))
         }
+    }
+    #[inline(always)]
+    fn split(self, v: __m512d, w: __m512d) -> (__m512d, __m512d) {
+        // SAFETY: `self` exists, so the processor has the instructions.
+        unsafe {
+            let product = _mm512_mul_pd(v, w);
+            let rest = _mm512_reduce_pd::<NEAREST_WHOLE>(product);
+            (_mm512_sub_pd(product, rest), rest)
+        }
+    }
+    #[inline(always)]
+    fn scale(self, v: __m512d, whole: __m512d) -> __m512d {
+        // SAFETY: `self` exists, so the processor has the instruction.
+        unsafe { _mm512_scalef_pd(v, whole) }
     }
 }
