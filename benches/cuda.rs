@@ -129,7 +129,9 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, [once, steps_
             .expect("a valid call");
     };
     // The code of kernels is loaded when it is first used, and stays in memory: a layer before this one sees to that.
-    enqueue(&made(), batch, seqlen, None);
+    if !steps_only {
+        enqueue(&made(), batch, seqlen, None);
+    }
     let before = memory_in_use();
     let made = made();
     let enqueue = |batch, seqlen, state: Option<&State>| enqueue(&made, batch, seqlen, state);
