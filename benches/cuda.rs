@@ -1,6 +1,6 @@
 //! Whole layers on a GPU: forward and the step in a captured graph, over the shapes of `RESULTS.md`.
-//! `cargo bench --features cuda --bench cuda -- [CASE …] [--once]`: with `--once` each forward and step runs twice and
-//! nothing is timed, for a profiler to look at.
+//! `cargo bench --features cuda --bench cuda -- [CASE …] [--once | --steps]`: with `--once` each forward and step runs twice and
+//! nothing is timed, for a profiler to look at; with `--steps` there are steps only.
 
 use std::ptr::null_mut;
 use std::time::Instant;
@@ -66,6 +66,7 @@ fn memory_in_use() -> usize {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let once = arguments.iter().any(|argument| argument == "--once");
+    let steps_only = arguments.iter().any(|argument| argument == "--steps");
     let wanted = |name: &str| {
         let names: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
         names.is_empty() || names.iter().any(|wanted| *wanted == name)
@@ -84,12 +85,12 @@ fn main() {
             ("tf32", Storage::F32, Math::Tf32),
             ("bf16", Storage::Bf16, Math::Default),
         ] {
-            measure(case, label, storage, math, once);
+            measure(case, label, storage, math, [once, steps_only]);
         }
     }
 }
 
-fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
+fn measure(case: &Case, label: &str, storage: Storage, math: Math, [once, steps_only]: [bool; 2]) {
     let Case { batch, seqlen, d_model, .. } = *case;
     let config = Config {
         d_conv: case.d_conv,
@@ -128,11 +129,13 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
             .expect("a valid call");
     };
     // The code of kernels is loaded when it is first used, and stays in memory: a layer before this one sees to that.
-    enqueue(&made(), batch, seqlen, None);
+    if !steps_only {
+        enqueue(&made(), batch, seqlen, None);
+    }
     let before = memory_in_use();
     let made = made();
     let enqueue = |batch, seqlen, state: Option<&State>| enqueue(&made, batch, seqlen, state);
-    for _ in 0..2 {
+    for _ in 0..if steps_only { 0 } else { 2 } {
         enqueue(batch, seqlen, None);
     }
     gpu.synchronize().expect("no failure");
@@ -140,7 +143,7 @@ fn measure(case: &Case, label: &str, storage: Storage, math: Math, once: bool) {
     let weights = 3 * d_model * e + e * (dims.dt_rank + 2 * dims.d_state) + e * dims.dt_rank;
     let lowest = storage.size() * (weights + rows * (2 * d_model + 2 * e));
     let used = memory_in_use() - before + 2 * storage.size() * rows * d_model - 2 * made.1.bytes();
-    let forward = if once {
+    let forward = if once || steps_only {
         0.0
     } else {
         microseconds(stream, if rows > 1000 { 5 } else { 20 }, || enqueue(batch, seqlen, None))

@@ -16,7 +16,7 @@ use half::{bf16, f16};
 use lite_mamba::cuda::{self, Calls, DeviceTokens, Engine, Memory, Part, State, Storage, Stream};
 use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
 use lite_mamba::simd::Isa;
-use lite_mamba::{Cache, Config, DType, Device, ErrorKind, Layer, Tokens, Variant};
+use lite_mamba::{Cache, Config, DType, Device, ErrorKind, Layer, Math, Tokens, Variant};
 
 /// Our error may be twice that of PyTorch's f32 on the same case, or this, whichever is larger.
 const FLOOR: f64 = 2e-6;
@@ -252,6 +252,73 @@ fn random_layers_of_every_type() {
             assert!(error <= allowed, "{config:?} as {storage:?}, {batch} x {cut} + 1 + …: off by {error:e}");
             let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
             assert!(error <= allowed, "{config:?} as {storage:?}: ssm_state is off by {error:e}");
+        }
+    }
+}
+
+/// Steps of so few sequences that the products are our own kernels', and of a few more.
+#[test]
+#[ignore = "needs a GPU"]
+fn steps_of_any_number_of_sequences() {
+    const MOST: usize = 70;
+    const TOKENS: usize = 3;
+    let mut random = Random(23);
+    for (variant, d_model, d_state, d_conv, dilations) in [
+        (Variant::Ptcn, 24, 16, 4, vec![1, 2, 5]),
+        (Variant::Dpwc, 72, 7, 3, vec![2, 1]),
+        (Variant::Baseline, 100, 20, 2, vec![1]),
+        (Variant::Ptcn, 264, 16, 4, vec![1, 2, 4, 8, 16, 3, 2, 1]),
+        (Variant::Ptcn, 520, 33, 5, vec![1, 2]),
+    ] {
+        let config = Config {
+            d_state,
+            d_conv,
+            conv_dilations: dilations,
+            bias: d_model % 16 == 8,
+            ..Config::new(variant, d_model)
+        };
+        let layer = random_layer(&config, Isa::current(), random.next());
+        let x = random.values(MOST * TOKENS * d_model);
+        for (storage, math, allowed) in [
+            (Storage::F32, Math::Default, 1e-5),
+            (Storage::F32, Math::Tf32, 1e-2),
+            (Storage::F16, Math::Default, 2e-2),
+            (Storage::Bf16, Math::Default, 1.5e-1),
+            (Storage::Bf16, Math::Tf32, 1.5e-1),
+        ] {
+            let mut exact = oracle(&layer);
+            for (name, (_, values)) in &mut exact.params {
+                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
+                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
+                }
+            }
+            let x = round(storage, &x);
+            let exact = exact.forward(&widen(&x), MOST, TOKENS);
+            let mut engine =
+                Engine::new(&Config { dtype: storage.dtype(), math, ..config.clone() }, layer.dims())
+                    .unwrap();
+            for info in layer.parameters() {
+                engine.parameters_mut().set(&info.name, &parameter(&layer, &info.name)).unwrap();
+            }
+            let counts = Vec::from_iter(1..=MOST);
+            let worst = some(&counts).map(|&rows| {
+                let len = rows * TOKENS * d_model;
+                let lanes = engine.new_state(rows).unwrap();
+                let y = chunked(&engine, &x[..len], rows, d_model, &[1; TOKENS], &lanes);
+                let error = relative_error(&widen(&y), &exact.y[..len]);
+                assert!(
+                    error <= allowed,
+                    "{config:?} as {storage:?} {math:?}, {rows} rows: off by {error:e}"
+                );
+                let ssm = state(&lanes, &layer, "ssm_state");
+                let error = relative_error(&widen(&ssm), &exact.ssm_state[..ssm.len()]);
+                assert!(
+                    error <= allowed,
+                    "{config:?} as {storage:?} {math:?}, {rows} rows: ssm_state is off by {error:e}"
+                );
+                error
+            });
+            println!("{} {d_model} {storage:?} {math:?}: {:.2e}", variant.name(), worst.fold(0.0, f64::max));
         }
     }
 }

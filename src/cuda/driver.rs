@@ -41,8 +41,10 @@ const MIN_DRIVER: c_int = 12_000;
 /// What the kernels are compiled for.
 const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 
-/// The most shared memory that a kernel asks for: two blocks of it fit on a multiprocessor.
+/// The most shared memory that the convolutions' kernel asks for: two blocks of it fit on a multiprocessor.
 pub const MAX_SHARED: u32 = 80 << 10;
+/// The most that the products' kernels ask for: what a block gets on every device.
+pub const MAX_TILE_SHARED: u32 = 99 << 10;
 
 /// As `build.rs` packs it.
 static PTX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/layer.ptx.deflate"));
@@ -123,6 +125,25 @@ pub fn check_blas(what: &str, status: blas::cublasStatus_t) -> Result<()> {
     match status {
         blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
         status => fail!(Cuda, "{what} failed with {status:?}"),
+    }
+}
+
+/// How a kernel is spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [usize; 3],
+    /// Threads of a block.
+    pub block: [u32; 2],
+    /// Bytes of shared memory of each block, beside what the kernel declares; at most [`Kernel::most_shared`].
+    pub shared: u32,
+    /// Blocks that follow each other and exchange results: 1 but where [`Gpu::has_clusters`].
+    pub cluster: u32,
+}
+
+impl Default for Launch {
+    fn default() -> Launch {
+        Launch { grid: [1; 3], block: [1; 2], shared: 0, cluster: 1 }
     }
 }
 
@@ -216,7 +237,7 @@ impl Gpu {
         for kernel in Kernel::ALL {
             let mut functions = [null_mut(); 3];
             for (function, storage) in functions.iter_mut().zip(Storage::ALL) {
-                if kernel.is_narrow() && storage == Storage::F32 {
+                if !kernel.exists(storage) {
                     continue;
                 }
                 let name = kernel.symbol(storage);
@@ -224,13 +245,19 @@ impl Gpu {
                 // SAFETY: the module is loaded, the name a C string.
                 let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
                 check("cuModuleGetFunction", status)?;
-                if *kernel == Kernel::ConvTile {
-                    let attribute =
-                        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                use sys::CUfunction_attribute as attribute;
+                let set = |attribute, value: u32| {
                     // SAFETY: the function has just been found.
-                    let status =
-                        unsafe { sys::cuFuncSetAttribute(*function, attribute, MAX_SHARED as c_int) };
-                    check("cuFuncSetAttribute", status)?;
+                    check("cuFuncSetAttribute", unsafe {
+                        sys::cuFuncSetAttribute(*function, attribute, value as c_int)
+                    })
+                };
+                if kernel.begins_early() {
+                    // A multiprocessor is idle for a moment where the next kernel would share out its memory otherwise.
+                    set(attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
+                }
+                if let Some(most) = kernel.most_shared() {
+                    set(attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)?;
                 }
             }
             gpu.functions.insert(kernel.name(), functions);
@@ -248,6 +275,11 @@ impl Gpu {
     /// How many multiprocessors it has.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// Whether blocks of the kernels of a step can form clusters, of 8 at most.
+    pub fn has_clusters(&self) -> bool {
+        self.early
     }
 
     pub(super) fn blas(&self) -> blas::cublasLtHandle_t {
@@ -291,25 +323,24 @@ impl Gpu {
         arguments: &A,
     ) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { self.launch_with(stream, kernel, storage, grid, block, 0, arguments) }
+        unsafe {
+            self.launch_with(stream, kernel, storage, Launch { grid, block, ..Launch::default() }, arguments)
+        }
     }
 
-    /// The same with `shared` bytes of shared memory for each block, 80 KiB at most.
+    /// The same of any spread.
     ///
     /// # Errors
     /// `Cuda`
     ///
     /// # Safety
     /// As [`Gpu::launch`].
-    #[allow(clippy::too_many_arguments)]
     pub unsafe fn launch_with<A>(
         &self,
         stream: Stream,
         kernel: Kernel,
         storage: Storage,
-        grid: [usize; 3],
-        block: [u32; 2],
-        shared: u32,
+        Launch { grid, block, shared, cluster }: Launch,
         arguments: &A,
     ) -> Result<()> {
         let function = self.functions[kernel.name()][storage as usize];
@@ -334,11 +365,19 @@ impl Gpu {
                 )
             });
         }
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        let attribute = |id, value| sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let mut attributes = [
+            attribute(
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            ),
+            attribute(
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                sys::CUlaunchAttributeValue {
+                    clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: cluster, y: 1, z: 1 },
+                },
+            ),
+        ];
         let launch = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -348,10 +387,10 @@ impl Gpu {
             blockDimZ: 1,
             sharedMemBytes: shared,
             hStream: stream.0,
-            attrs: &mut attribute,
-            numAttrs: 1,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: if cluster > 1 { 2 } else { 1 },
         };
-        // SAFETY: as above; these kernels wait for the one before them before they read or write.
+        // SAFETY: as above; these kernels wait for the one before them before they write, or read what it writes.
         let status = unsafe { sys::cuLaunchKernelEx(&launch, function, parameters.as_mut_ptr(), null_mut()) };
         check(kernel.name(), status)
     }

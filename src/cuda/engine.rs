@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::PoisonError;
 
-use super::driver::{Current, Gpu, MAX_SHARED, OwnStream, Stream, available, int};
+use super::driver::{Current, Gpu, Launch, MAX_SHARED, OwnStream, Stream, available, int};
 use super::kernels::{
-    Address, ConvArgs, ConvTileArgs, CopyArgs, HistoryArgs, Kernel, ScanArgs, Sequences, StepArgs,
-    StepScanArgs, Storage,
+    Address, ConvArgs, ConvTileArgs, CopyArgs, HistoryArgs, Kernel, ProductArgs, ScanArgs, Sequences,
+    StepArgs, StepScanArgs, Storage,
 };
 use super::parameters::{self, Parameters};
-use super::product::{FEW_ROWS, Linear, Products, Rows};
+use super::product::{Convolutions, FEW_ROWS, Few, Linear, Products, Rows};
 use super::state::State;
 use super::workspace::{Workspace, Workspaces};
 use crate::error::{Error, Result, fail};
@@ -580,24 +580,21 @@ impl Engine {
             // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
-        let tiles = self.products.takes_tiles(&p.in_proj(), x, rows);
+        let convolutions = Convolutions { channels: d_inner, branches, taps: self.dims.d_conv };
         let small = branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS;
-        let (product, launch) = self.products.few_args(&p.in_proj(), [x, both], rows);
+        let few =
+            if small { self.products.few(&p.in_proj(), [x, both], rows, Some(convolutions)) } else { None };
         let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
-        let arguments = StepArgs { product, conv, dilations };
-        if small && !tiles && rows <= FEW_ROWS {
-            let kernel = match rows {
-                1 => Kernel::StepIn1,
-                2..=4 => Kernel::StepIn4,
-                _ => Kernel::StepIn8,
-            };
+        if let Some(Few { arguments, launch, kernels }) = few {
+            let arguments = StepArgs { product: arguments, conv, dilations };
             // SAFETY: as above.
-            unsafe { self.gpu.launch(stream, kernel, self.storage, launch.grid, launch.block, &arguments) }?;
+            unsafe { self.gpu.launch_with(stream, kernels[1], self.storage, launch, &arguments) }?;
         } else {
             apply(&p.in_proj(), x, both)?;
             if small {
                 let grid = [d_inner.div_ceil(THREADS), rows, 1];
                 let threads = [THREADS as u32, 1];
+                let arguments = StepArgs { product: ProductArgs::default(), conv, dilations };
                 // SAFETY: as above.
                 unsafe {
                     self.gpu.launch(stream, Kernel::StepConv, self.storage, grid, threads, &arguments)
@@ -697,16 +694,9 @@ impl Engine {
                 self.gpu.launch(stream, Kernel::ConvToken, self.storage, grid, [32, 1], &arguments)?;
             } else if fits && tiles.iter().product::<usize>() >= self.gpu.multiprocessors() as usize {
                 let arguments = ConvTileArgs { conv: arguments, span: span as i32 };
-                let threads = [32, TILE_WARPS];
-                self.gpu.launch_with(
-                    stream,
-                    Kernel::ConvTile,
-                    self.storage,
-                    tiles,
-                    threads,
-                    shared as u32,
-                    &arguments,
-                )?;
+                let block = [32, TILE_WARPS];
+                let launch = Launch { grid: tiles, block, shared: shared as u32, ..Launch::default() };
+                self.gpu.launch_with(stream, Kernel::ConvTile, self.storage, launch, &arguments)?;
             } else {
                 let grid = [channels.div_ceil(32), block.seqlen.div_ceil(8 * WARPS), block.count];
                 self.gpu.launch(stream, Kernel::Conv, self.storage, grid, [32, WARPS as u32], &arguments)?;

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use super::driver::{MAX_SHARED, MAX_TILE_SHARED};
 use crate::tensor::DType;
 
 /// The types that a layer's tensors may be stored as; the numbers are places in tables.
@@ -83,14 +84,16 @@ kernels! {
     SummaryUpto16 "summary_upto16"
     SummaryUpto64 "summary_upto64"
     SummaryUpto256 "summary_upto256"
-    FewRows1 "few_rows_1"
-    FewRows4 "few_rows_4"
-    FewRows8 "few_rows_8"
-    TileRows1 "tile_rows_1"
-    TileRows4 "tile_rows_4"
-    StepIn1 "step_in_1"
-    StepIn4 "step_in_4"
-    StepIn8 "step_in_8"
+    OneRow "one_row"
+    Tile8 "tile_8"
+    Tile32 "tile_32"
+    Tile8Tf32 "tile_8_tf32"
+    Tile32Tf32 "tile_32_tf32"
+    StepRow "step_row"
+    StepTile8 "step_tile_8"
+    StepTile32 "step_tile_32"
+    StepTile8Tf32 "step_tile_8_tf32"
+    StepTile32Tf32 "step_tile_32_tf32"
     StepConv "step_conv"
     StepScan "step_scan"
     AnyRows "any_rows"
@@ -101,18 +104,26 @@ impl Kernel {
     /// Whether it is one of those of a step, which can be put on their way while the one before them ends.
     pub(super) fn begins_early(self) -> bool {
         let name = self.name();
-        ["few_rows", "tile_rows", "step"].iter().any(|prefix| name.starts_with(prefix))
+        ["one_row", "tile", "step"].iter().any(|prefix| name.starts_with(prefix))
     }
 
-    /// Whether there is one for types of 16 bits only.
-    pub(super) fn is_narrow(self) -> bool {
-        matches!(self, Kernel::TileRows1 | Kernel::TileRows4)
+    /// The most shared memory that its blocks are launched with, if any are.
+    pub(super) fn most_shared(self) -> Option<u32> {
+        match self {
+            Kernel::ConvTile => Some(MAX_SHARED),
+            _ => self.name().contains("tile").then_some(MAX_TILE_SHARED),
+        }
+    }
+
+    /// Whether there is one for a type.
+    pub(super) fn exists(self, storage: Storage) -> bool {
+        storage == Storage::F32 || !self.name().ends_with("tf32")
     }
 
     pub(super) fn symbol(self, storage: Storage) -> CString {
-        let name = match self {
-            Kernel::Copy => self.name().to_owned(),
-            _ => format!("{}_{}", self.name(), storage.name()),
+        let name = match self.name() {
+            name if self == Kernel::Copy || name.ends_with("tf32") => name.to_owned(),
+            name => format!("{name}_{}", storage.name()),
         };
         CString::new(name).expect("names have no zeros")
     }
@@ -205,7 +216,7 @@ pub struct ScanArgs {
     pub histories: i32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct ProductArgs {

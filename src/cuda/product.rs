@@ -7,23 +7,29 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys::{self as blas, cudaDataType};
 
-use super::driver::{Gpu, Stream, check_blas};
+use super::driver::{Gpu, Launch, MAX_TILE_SHARED, Stream, check_blas};
 use super::kernels::{Address, Kernel, ProductArgs, Storage};
 use crate::error::Result;
 
 /// CUBLAS_OP_T, which cudarc has beside cuBLAS only.
 const TRANSPOSED: u64 = 1;
-/// Up to so many rows go through the kernel for few.
+/// Up to so many rows go through the kernel for one, where that for tiles takes none: cuBLASLt has no part in them.
 pub const FEW_ROWS: usize = 8;
-/// The same of the kernel with matrix units.
-const TILE_ROWS: usize = 32;
+/// Up to so many, from two on, go through the kernel for tiles.
+const TILED_ROWS: usize = 32;
 /// Where cuBLASLt's first choice for a true f32 product of up to so many outputs cuts its sums into a few parts of twice
 /// this length or more, the first one is taken that cuts them into parts no longer than this: as fast, and more exact.
 const FEW_OUTPUTS: usize = 1 << 20;
 const LONGEST_SUM: usize = 256;
-/// Outputs of a warp of it, and warps of a block.
+/// Outputs of a warp of the kernel for one row, and warps of a block.
 const OUTPUTS: usize = 2;
 const WARPS: usize = 8;
+/// Of the kernel for tiles: outputs and threads of a block, bytes of the inputs of a row that go through shared memory
+/// at once, the most blocks that share a tile.
+const TILE_OUTPUTS: usize = 32;
+const TILE_THREADS: u32 = 256;
+const CHUNK: usize = 256;
+const MAX_SPLIT: usize = 8;
 
 /// A product with constant weights.
 #[derive(Clone, Copy, Debug)]
@@ -56,13 +62,26 @@ impl Rows {
     }
 }
 
-/// How a kernel is spread.
+/// The convolutions that a step computes with in_proj.
 #[derive(Clone, Copy, Debug)]
-pub struct Launch {
-    /// Blocks.
-    pub grid: [usize; 3],
-    /// Threads of a block.
-    pub block: [u32; 2],
+pub struct Convolutions {
+    /// d_inner; the product has twice as many outputs.
+    pub channels: usize,
+    /// How many there are.
+    pub branches: usize,
+    /// d_conv
+    pub taps: usize,
+}
+
+/// A product, or one with what a step does besides, by a kernel of our own.
+#[derive(Clone, Copy, Debug)]
+pub struct Few {
+    /// What it takes.
+    pub arguments: ProductArgs,
+    /// How it is spread.
+    pub launch: Launch,
+    /// For the product alone, and with the convolutions of a step.
+    pub kernels: [Kernel; 2],
 }
 
 /// All that cuBLASLt's choice of an algorithm depends on.
@@ -115,7 +134,7 @@ pub struct Products {
 impl Products {
     /// None as yet.
     pub fn new(gpu: &'static Gpu, storage: Storage, tf32: bool) -> Products {
-        Products { gpu, storage, tf32, plans: Mutex::default() }
+        Products { gpu, storage, tf32: tf32 && storage == Storage::F32, plans: Mutex::default() }
     }
 
     /// Enqueues the product of `batches` times `rows` rows. `workspace` is cuBLASLt's, address and bytes. The device is
@@ -137,9 +156,11 @@ impl Products {
         if batches * rows == 0 {
             return Ok(());
         }
-        if batches == 1 && (self.takes_tiles(linear, x, rows) || rows <= FEW_ROWS) {
+        if batches == 1
+            && let Some(Few { arguments, launch, kernels }) = self.few(linear, [x, y], rows, None)
+        {
             // SAFETY: the caller's promise.
-            return unsafe { self.few(stream, linear, [x, y], rows) };
+            return unsafe { self.gpu.launch_with(stream, kernels[0], self.storage, launch, &arguments) };
         }
         let alignment = |rows: Rows| 1 << rows.address.trailing_zeros().min(8);
         let key = Key {
@@ -201,9 +222,10 @@ impl Products {
         use blas::cublasLtMatmulDescAttributes_t as product_attribute;
         use blas::cublasLtMatmulPreferenceAttributes_t as preference_attribute;
         use blas::cublasLtMatrixLayoutAttribute_t as layout_attribute;
-        let compute = match (self.storage, self.tf32) {
-            (Storage::F32, true) => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        let compute = if self.tf32 {
+            blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            blas::cublasComputeType_t::CUBLAS_COMPUTE_32F
         };
         let data = match self.storage {
             Storage::F32 => cudaDataType::CUDA_R_32F,
@@ -314,47 +336,65 @@ impl Products {
         Ok(Some(plan))
     }
 
-    /// # Safety
-    /// As [`Products::apply`].
-    unsafe fn few(&self, stream: Stream, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> Result<()> {
-        let (arguments, Launch { mut grid, block }) = self.few_args(linear, [x, y], rows);
-        let tiles = self.takes_tiles(linear, x, rows);
-        if tiles {
-            grid[0] = linear.outputs.div_ceil(16);
-        }
-        let kernel = match rows {
-            1 => Kernel::FewRows1,
-            ..=8 if tiles => Kernel::TileRows1,
-            _ if tiles => Kernel::TileRows4,
-            2..=4 => Kernel::FewRows4,
-            _ => Kernel::FewRows8,
-        };
-        // SAFETY: the caller's promise.
-        unsafe { self.gpu.launch(stream, kernel, self.storage, grid, block, &arguments) }
-    }
-
-    /// Whether some rows go through the kernel with matrix units.
-    pub fn takes_tiles(&self, linear: &Linear, x: Rows, rows: usize) -> bool {
-        self.storage != Storage::F32
-            && (2..=TILE_ROWS).contains(&rows)
-            && linear.inputs.is_multiple_of(32)
-            && x.stride.is_multiple_of(8)
-            && x.address.is_multiple_of(16)
-    }
-
-    /// What the kernels for few rows take.
-    pub fn few_args(&self, linear: &Linear, [x, y]: [Rows; 2], rows: usize) -> (ProductArgs, Launch) {
+    /// How few rows are multiplied, if they are few enough: alone, or as the in_proj of a step.
+    pub fn few(
+        &self,
+        linear: &Linear,
+        [x, y]: [Rows; 2],
+        rows: usize,
+        convolutions: Option<Convolutions>,
+    ) -> Option<Few> {
         let width = 16 / self.storage.size();
         let vector = linear.inputs.is_multiple_of(width)
             && x.stride.is_multiple_of(width)
             && x.address.is_multiple_of(16)
             && linear.weight.is_multiple_of(16);
+        let multiprocessors = self.gpu.multiprocessors() as usize;
+        if vector && (2..=TILED_ROWS).contains(&rows) {
+            let height = if rows <= 8 { 8 } else { 32 };
+            let kernels = match (height, self.tf32) {
+                (8, false) => [Kernel::Tile8, Kernel::StepTile8],
+                (8, true) => [Kernel::Tile8Tf32, Kernel::StepTile8Tf32],
+                (_, false) => [Kernel::Tile32, Kernel::StepTile32],
+                (_, true) => [Kernel::Tile32Tf32, Kernel::StepTile32Tf32],
+            };
+            let tiles = convolutions
+                .map_or(linear.outputs.div_ceil(TILE_OUTPUTS), |Convolutions { channels, .. }| {
+                    channels.div_ceil(TILE_OUTPUTS / 2)
+                });
+            // With few tiles most of the chip would be idle.
+            let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
+            let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
+            let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
+            let stages = if height == 8 { 5 } else { 3 };
+            let own_rows = height / split;
+            let shared = stages * (TILE_OUTPUTS + height) * (CHUNK + 16)
+                + 4 * TILE_OUTPUTS * height
+                + convolutions.map_or(0, |Convolutions { branches, taps, .. }| {
+                    64 * (branches * (taps + 2) + (branches * (taps - 1) + 1) * own_rows)
+                });
+            if shared > MAX_TILE_SHARED as usize {
+                return None;
+            }
+            let launch = Launch {
+                grid: [tiles * split, rows.div_ceil(height), 1],
+                block: [TILE_THREADS, 1],
+                shared: shared as u32,
+                cluster: split as u32,
+            };
+            let split = split.ilog2() as usize;
+            return Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels });
+        }
+        if rows > FEW_ROWS {
+            return None;
+        }
         let warps = linear.outputs.div_ceil(OUTPUTS);
         // With few outputs, one warp each would leave most of the chip idle.
-        let split = if warps < 4 * self.gpu.multiprocessors() as usize { WARPS } else { 1 };
+        let split = if warps < 4 * multiprocessors { WARPS } else { 1 };
         let blocks = if split == 1 { warps.div_ceil(WARPS) } else { warps };
-        let launch = Launch { grid: [blocks, 1, 1], block: [32, WARPS as u32] };
-        (arguments(linear, [x, y], rows, split, vector), launch)
+        let launch = Launch { grid: [blocks, rows, 1], block: [32, WARPS as u32], ..Launch::default() };
+        let kernels = [Kernel::OneRow, Kernel::StepRow];
+        Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels })
     }
 
     /// # Safety

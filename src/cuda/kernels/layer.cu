@@ -70,6 +70,10 @@ template <int V, typename T> __device__ __forceinline__ void load(const T *from,
     const typename Word<sizeof(T) * V>::type word = *reinterpret_cast<const typename Word<sizeof(T) * V>::type *>(from);
     unpack<V, T>(word, to);
 }
+// The same past this multiprocessor's own cache, of what an earlier kernel has written that no begin_early() waited for.
+template <int V, typename T> __device__ __forceinline__ void load_shared(const T *from, float (&to)[V]) {
+    unpack<V, T>(__ldcg(reinterpret_cast<const typename Word<sizeof(T) * V>::type *>(from)), to);
+}
 template <int V, typename T> __device__ __forceinline__ void store(T *to, const float (&from)[V]) {
     union { typename Word<sizeof(T) * V>::type word; Vector<T, V> vector; } bits;
 #pragma unroll
@@ -114,11 +118,11 @@ __device__ __forceinline__ float softplus(float v) {
 }
 
 // Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
-// here for what that one has written; so may the next one then.
+// here for what that one has written. The next one may then begin: whatever came before this one is then done.
 __device__ __forceinline__ void begin_early() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
@@ -686,7 +690,8 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
 }
 
-// ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none.
+// ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none. Weights
+// are on their way before begin_early().
 
 struct ProductArgs {
     const void *x;      // (rows, inputs)
@@ -698,93 +703,90 @@ struct ProductArgs {
     int rows;
     int inputs;
     int outputs;
-    int split;  // warps that share the inputs of an output: 1 or all of the block
+    int split;  // warps that share the inputs of an output; of `tile`, the binary logarithm of the blocks that do
     int vector; // whether inputs and rows can be read 16 bytes at a time
 };
 
 const int PRODUCT_WARPS = 8;
 
-// Sums of two outputs of up to ROWS rows, of every `step`-th vector of the inputs.
-template <typename T, int ROWS, int V>
-__device__ __forceinline__ void few_rows_sum(const ProductArgs &a, const T *x, int rows, int output, int first, int step, float (&acc)[2][ROWS]) {
-    typedef typename Word<sizeof(T) * V>::type Words;
-    const int AHEAD = ROWS == 1 ? 4 : 2; // vectors of each output that are on their way at once
-    const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
-    const i64 second = output + 1 < a.outputs ? a.inputs : 0;
-    for (int k = first * V; k < a.inputs; k += AHEAD * step * V) {
-        Words words[AHEAD][2];
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int at = k + i * step * V;
-            words[i][0] = words[i][1] = Words{};
-            if (at < a.inputs) words[i][0] = *reinterpret_cast<const Words *>(weight + at);
-            if (at < a.inputs) words[i][1] = *reinterpret_cast<const Words *>(weight + second + at);
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int at = k + i * step * V;
-            if (at >= a.inputs) break;
-            float w[2][V];
-            unpack<V, T>(words[i][0], w[0]);
-            unpack<V, T>(words[i][1], w[1]);
-#pragma unroll
-            for (int row = 0; row < ROWS; ++row) {
-                float value[V];
-                load<V>(x + min(row, rows - 1) * a.x_stride + at, value);
-#pragma unroll
-                for (int v = 0; v < V; ++v) {
-                    acc[0][row] = fmaf(w[0][v], value[v], acc[0][row]);
-                    acc[1][row] = fmaf(w[1][v], value[v], acc[1][row]);
-                }
-            }
-        }
-    }
-}
-
-// A warp, or all warps of a block, compute two outputs of ROWS rows; `put` takes each of them, by output and row, in a
-// thread of its own. Grid: outputs, rows.
-template <typename T, int ROWS, typename Put> __device__ __forceinline__ void few_rows(const ProductArgs &a, Put put) {
-    __shared__ float parts[PRODUCT_WARPS][2 * ROWS];
+// A warp, or all warps of a block, compute two outputs of a row; `put` takes each of them in a thread of its own.
+// Grid: outputs, rows.
+template <typename T, typename Begin, typename Put> __device__ __forceinline__ void one_row(const ProductArgs &a, Begin begin, Put put) {
+    const int V = 16 / sizeof(T), AHEAD = sizeof(T) == 4 ? 8 : 4; // vectors of an output that are on their way at once
+    __shared__ float parts[PRODUCT_WARPS][2];
     const int warp = threadIdx.y, lane = threadIdx.x;
     const bool shared = a.split > 1;
     const int output = (shared ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + warp) * 2;
-    const int top = blockIdx.y * ROWS, rows = min(a.rows - top, ROWS);
-    float acc[2][ROWS] = {};
-    if (output < a.outputs) {
-        const T *x = static_cast<const T *>(a.x) + top * a.x_stride;
-        const int first = shared ? warp * 32 + lane : lane;
-        const int step = shared ? PRODUCT_WARPS * 32 : 32;
-        if (a.vector) few_rows_sum<T, ROWS, 16 / sizeof(T)>(a, x, rows, output, first, step, acc);
-        else few_rows_sum<T, ROWS, 1>(a, x, rows, output, first, step, acc);
+    const int inputs = output < a.outputs ? a.inputs : 0;
+    const int first = shared ? warp * 32 + lane : lane, step = shared ? PRODUCT_WARPS * 32 : 32;
+    const T *x = static_cast<const T *>(a.x) + blockIdx.y * a.x_stride;
+    const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
+    const i64 second = output + 1 < a.outputs ? a.inputs : 0;
+    uint4 words[AHEAD][2];
+    auto read = [&](int k) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i, k += step * V) {
+            if (k >= inputs) break;
+            words[i][0] = *reinterpret_cast<const uint4 *>(weight + k);
+            words[i][1] = *reinterpret_cast<const uint4 *>(weight + second + k);
+        }
+    };
+    if (a.vector) read(first * V);
+    begin();
+    float acc[2] = {};
+    if (a.vector) {
+#pragma unroll 1
+        for (int k = first * V; k < inputs;) {
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i, k += step * V) {
+                if (k >= inputs) break;
+                float w[2][V], value[V];
+                unpack<V, T>(words[i][0], w[0]);
+                unpack<V, T>(words[i][1], w[1]);
+                load<V>(x + k, value);
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    acc[0] = fmaf(w[0][v], value[v], acc[0]);
+                    acc[1] = fmaf(w[1][v], value[v], acc[1]);
+                }
+            }
+            if (k < inputs) read(k);
+        }
+    } else {
+#pragma unroll 1
+        for (int k = first; k < inputs; k += step) {
+            const float value = widen(x[k]);
+            acc[0] = fmaf(widen(weight[k]), value, acc[0]);
+            acc[1] = fmaf(widen(weight[second + k]), value, acc[1]);
+        }
     }
 #pragma unroll
-    for (int i = 0; i < 2 * ROWS; ++i) {
-        float &sum = acc[i / ROWS][i % ROWS];
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
-        for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
-        if (lane == 0) parts[warp][i] = sum;
+        for (int width = 16; width > 0; width /= 2) acc[i] += __shfl_xor_sync(0xffffffffu, acc[i], width);
+        if (lane == 0) parts[warp][i] = acc[i];
     }
     if (shared) __syncthreads();
     else __syncwarp();
-    if (lane >= 2 * ROWS || (shared && warp > 0)) return;
-    const int which = lane / ROWS, row = lane % ROWS;
-    if (output + which >= a.outputs || row >= rows) return;
+    if (lane >= 2 || (shared && warp > 0) || output + lane >= a.outputs) return;
     float sum = 0.0f;
-    if (shared)
+    if (shared) {
+#pragma unroll
         for (int i = 0; i < PRODUCT_WARPS; ++i) sum += parts[i][lane];
-    else sum = parts[warp][lane];
-    if (a.bias) sum += widen(static_cast<const T *>(a.bias)[output + which]);
-    put(output + which, top + row, narrow<T>(sum));
+    } else {
+        sum = parts[warp][lane];
+    }
+    if (a.bias) sum += widen(static_cast<const T *>(a.bias)[output + lane]);
+    put(output + lane, narrow<T>(sum));
 }
 
-template <typename T, int ROWS> __device__ __forceinline__ void few_rows(const ProductArgs &a) {
-    T *y = static_cast<T *>(a.y);
-    few_rows<T, ROWS>(a, [&](int output, int row, T value) { y[row * a.y_stride + output] = value; });
+template <typename T> __device__ __forceinline__ void one_row(const ProductArgs &a) {
+    T *y = static_cast<T *>(a.y) + blockIdx.y * a.y_stride;
+    one_row<T>(a, begin_early, [&](int output, T value) { y[output] = value; });
 }
 
-// Up to 8 TILES rows by the matrix units, for types of 16 bits; inputs and rows a multiple of 32. The warps of a block
-// share the inputs of 16 outputs. What the units call the k-th inputs may be any, if they are the same in x and weight:
-// here those that a thread reads in one piece. Grid: outputs.
+// The matrix units: what they call the k-th inputs may be any, if they are the same in x and weight: here those that a
+// thread reads in one piece of 16 bytes.
 __device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -793,42 +795,232 @@ __device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-template <typename T, int TILES> __device__ __forceinline__ void tile_rows(const ProductArgs &a) {
-    __shared__ float parts[PRODUCT_WARPS][16][8 * TILES + 1];
-    const int warp = threadIdx.y, group = threadIdx.x / 4, quarter = threadIdx.x % 4;
-    const int first = blockIdx.x * 16;
-    const T *weight[2], *x[TILES];
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, float) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+template <typename T> __device__ __forceinline__ uint4 operand(const unsigned char *from) {
+    uint4 words = *reinterpret_cast<const uint4 *>(from);
+    if constexpr (sizeof(T) == 4) {
+        asm("cvt.rna.tf32.f32 %0, %0;" : "+r"(words.x));
+        asm("cvt.rna.tf32.f32 %0, %0;" : "+r"(words.y));
+        asm("cvt.rna.tf32.f32 %0, %0;" : "+r"(words.z));
+        asm("cvt.rna.tf32.f32 %0, %0;" : "+r"(words.w));
+    }
+    return words;
+}
+
+// Some bytes on their way to shared memory, or zeros.
+template <int BYTES> __device__ __forceinline__ void copy_async(u32 to, const void *from, bool exists) {
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(exists ? 4 : 0) : "memory");
+}
+// Blocks of a cluster, which only devices have whose kernels begin early.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void store_to(int block, float *shared, float value) {
+#if __CUDA_ARCH__ >= 900
+    u32 address = __cvta_generic_to_shared(shared);
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(block));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+#endif
+}
+
+// Up to ROWS rows of 32 outputs a block: 16 from `first` on, where they are below `limit`, and those `gap` behind them.
+// Inputs go through shared memory in chunks; the blocks of a cluster, 2^split, share the chunks, and then the rows of
+// the result. Inputs and rows are multiples of 16 bytes. Grid: outputs by blocks of a cluster, rows.
+//
+// A step is as fast as its instructions are few: those of a kernel that runs once come from far. Hence loops that are
+// not unrolled.
+const int TILE_THREADS = 256, TILE_OUTPUTS = 32;
+const int CHUNK = 256, PITCH = CHUNK + 16; // bytes of the inputs of a row that are a chunk; from one row's to the next
+
+template <int ROWS> struct Tile {
+    static const int STAGES = ROWS == 8 ? 5 : 3;
+    static const int STAGE = (TILE_OUTPUTS + ROWS) * PITCH;
+    static const int GATHERED = STAGES * STAGE; // where the parts of the cluster's blocks are, (blocks, own rows, outputs)
+    static const int MORE = GATHERED + 4 * TILE_OUTPUTS * ROWS; // where other users of shared memory begin
+
+    int first, limit, gap;
+    int rank, top, rows; // of the cluster; the rows that this block ends with
+
+    __device__ __forceinline__ Tile(const ProductArgs &a, int width, int limit, int gap) : limit(limit), gap(gap) {
+        first = (blockIdx.x >> a.split) * width;
+        rank = blockIdx.x & ((1 << a.split) - 1);
+        rows = ROWS >> a.split;
+        top = blockIdx.y * ROWS + rank * rows;
+    }
+    // Row and output of the i-th of 16 outputs of each row.
+    __device__ __forceinline__ bool is_real(const ProductArgs &a, int i) const {
+        return i < 16 * rows && top + i / 16 < a.rows && first + i % 16 < limit;
+    }
+};
+
+// UNITS: whether the matrix units multiply, which take f32 as TF32. `meanwhile` is called when all is on its way,
+// `put` with each value: half of the outputs, which of it, row, output, value.
+template <typename T, bool UNITS, int ROWS, typename Meanwhile, typename Put>
+__device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, Meanwhile meanwhile, Put put) {
+    extern __shared__ float4 memory[];
+    const int STAGES = Tile<ROWS>::STAGES, STAGE = Tile<ROWS>::STAGE, LINES = (ROWS + 15) / 16;
+    unsigned char *stages = reinterpret_cast<unsigned char *>(memory);
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int bytes = a.inputs * int(sizeof(T)), chunks = (bytes + CHUNK - 1) / CHUNK;
+    const int begin = chunks * t.rank >> a.split, count = (chunks * (t.rank + 1) >> a.split) - begin;
+    if (a.split) cluster_arrive();
+
+    // A thread copies the same 16 bytes of a chunk for some of the rows.
+    const int line = thread / 16;
+    int weight_at = begin * CHUNK + thread % 16 * 16, x_at = weight_at;
+    const unsigned char *weight[2], *x[LINES];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-        weight[i] = static_cast<const T *>(a.weight) + i64(min(first + group + 8 * i, a.outputs - 1)) * a.inputs;
+    for (int i = 0; i < 2; ++i) {
+        const int output = min(min(t.first + line, t.limit - 1) + i * t.gap, a.outputs - 1);
+        weight[i] = static_cast<const unsigned char *>(a.weight) + i64(output) * bytes;
+    }
 #pragma unroll
-    for (int i = 0; i < TILES; ++i)
-        x[i] = static_cast<const T *>(a.x) + min(8 * i + group, a.rows - 1) * a.x_stride;
-    float sum[TILES][4] = {};
-#pragma unroll 4
-    for (int k = warp * 32 + quarter * 8; k < a.inputs; k += PRODUCT_WARPS * 32) {
-        const uint4 top = *reinterpret_cast<const uint4 *>(weight[0] + k);
-        const uint4 bottom = *reinterpret_cast<const uint4 *>(weight[1] + k);
+    for (int i = 0; i < LINES; ++i) {
+        const i64 row = min(int(blockIdx.y) * ROWS + line + 16 * i, a.rows - 1);
+        x[i] = static_cast<const unsigned char *>(a.x) + row * a.x_stride * int(sizeof(T));
+    }
+    const u32 place = u32(__cvta_generic_to_shared(memory)) + line * PITCH + thread % 16 * 16;
+    const int end = min(bytes, (begin + count) * CHUNK);
+    auto copy_weight = [&](u32 stage) {
+        const bool exists = weight_at < end;
 #pragma unroll
-        for (int i = 0; i < TILES; ++i) {
-            const uint4 in = *reinterpret_cast<const uint4 *>(x[i] + k);
-            multiply(sum[i], top.x, bottom.x, top.y, bottom.y, in.x, in.y, T{});
-            multiply(sum[i], top.z, bottom.z, top.w, bottom.w, in.z, in.w, T{});
+        for (int i = 0; i < 2; ++i) copy_async<16>(place + stage + 16 * i * PITCH, weight[i] + (exists ? weight_at : 0), exists);
+        weight_at += CHUNK;
+    };
+    auto copy_x = [&](u32 stage) {
+        const bool exists = x_at < end;
+#pragma unroll
+        for (int i = 0; i < LINES; ++i)
+            if (ROWS >= 16 || line < ROWS)
+                copy_async<16>(place + stage + (TILE_OUTPUTS + 16 * i) * PITCH, x[i] + (exists ? x_at : 0), exists);
+        x_at += CHUNK;
+    };
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage) copy_weight(stage * STAGE);
+    begin_early();
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage) {
+        copy_x(stage * STAGE);
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    meanwhile();
+
+    // With matrix units a warp has 16 outputs and a quarter of each chunk's inputs; else 8 outputs and half of them, of
+    // which 8 threads have 16 bytes each for a quarter of the rows.
+    const int SHARES = UNITS ? 4 : 2, OWN = ROWS / 4;
+    float sum[UNITS ? ROWS / 8 : 8][UNITS ? 4 : OWN] = {};
+    const unsigned char *from = UNITS ? stages + lane / 4 * PITCH + warp / 2 * 64 + lane % 4 * 16 : stages + warp % 2 * 128 + lane % 8 * 16;
+    u32 stage = 0, next = (STAGES - 1) * STAGE;
+#pragma unroll 1
+    for (int chunk = 0; chunk < count; ++chunk) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+        __syncthreads();
+        copy_weight(next), copy_x(next);
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        if constexpr (UNITS) {
+            const uint4 upper = operand<T>(from + stage + warp % 2 * 16 * PITCH);
+            const uint4 lower = operand<T>(from + stage + (warp % 2 * 16 + 8) * PITCH);
+#pragma unroll
+            for (int i = 0; i < ROWS / 8; ++i) {
+                const uint4 in = operand<T>(from + stage + (TILE_OUTPUTS + 8 * i) * PITCH);
+                multiply(sum[i], upper.x, lower.x, upper.y, lower.y, in.x, in.y, T{});
+                multiply(sum[i], upper.z, lower.z, upper.w, lower.w, in.z, in.w, T{});
+            }
+        } else {
+            float4 w[8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) w[j] = *reinterpret_cast<const float4 *>(from + stage + (warp / 2 * 8 + j) * PITCH);
+#pragma unroll
+            for (int i = 0; i < OWN; ++i) {
+                const float4 in = *reinterpret_cast<const float4 *>(from + stage + (TILE_OUTPUTS + lane / 8 * OWN + i) * PITCH);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    sum[j][i] = fmaf(w[j].x, in.x, sum[j][i]);
+                    sum[j][i] = fmaf(w[j].y, in.y, sum[j][i]);
+                    sum[j][i] = fmaf(w[j].z, in.z, sum[j][i]);
+                    sum[j][i] = fmaf(w[j].w, in.w, sum[j][i]);
+                }
+            }
         }
+        next = stage;
+        stage = stage == (STAGES - 1) * STAGE ? 0 : stage + STAGE;
     }
-#pragma unroll
-    for (int i = 0; i < TILES; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) parts[warp][group + j / 2 * 8][8 * i + 2 * quarter + j % 2] = sum[i][j];
+
+    asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
-    for (int i = warp * 32 + threadIdx.x; i < 16 * a.rows; i += PRODUCT_WARPS * 32) {
-        const int output = i % 16, row = i / 16;
-        if (first + output >= a.outputs) continue;
-        float total = a.bias ? widen(static_cast<const T *>(a.bias)[first + output]) : 0.0f;
+    float(*parts)[TILE_OUTPUTS][ROWS + 1] = reinterpret_cast<float(*)[TILE_OUTPUTS][ROWS + 1]>(memory);
+    if constexpr (UNITS) {
 #pragma unroll
-        for (int w = 0; w < PRODUCT_WARPS; ++w) total += parts[w][output][row];
-        static_cast<T *>(a.y)[row * a.y_stride + first + output] = narrow<T>(total);
+        for (int i = 0; i < ROWS / 8; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+                parts[warp / 2][warp % 2 * 16 + lane / 4 + j / 2 * 8][8 * i + lane % 4 * 2 + j % 2] = sum[i][j];
+    } else {
+        // Each of the 8 threads ends up with one output.
+#pragma unroll
+        for (int width = 4; width > 0; width /= 2)
+#pragma unroll
+            for (int j = 0; j < width; ++j)
+#pragma unroll
+                for (int i = 0; i < OWN; ++i) {
+                    const bool upper = lane & width;
+                    const float other = __shfl_xor_sync(0xffffffffu, upper ? sum[j][i] : sum[j + width][i], width);
+                    sum[j][i] = (upper ? sum[j + width][i] : sum[j][i]) + other;
+                }
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) parts[warp % 2][warp / 2 * 8 + lane % 8][lane / 8 * OWN + i] = sum[0][i];
     }
+    __syncthreads();
+    auto total = [&](int output, int row) {
+        float total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < SHARES; ++i) total += parts[i][output][row];
+        return total;
+    };
+    float *gathered = reinterpret_cast<float *>(stages + Tile<ROWS>::GATHERED);
+    if (a.split) {
+        cluster_wait();
+#pragma unroll
+        for (int i = 0; i < TILE_OUTPUTS * ROWS; i += TILE_THREADS) {
+            const int output = thread % TILE_OUTPUTS, row = (thread + i) / TILE_OUTPUTS;
+            const int own = t.rank * t.rows + (row & (t.rows - 1));
+            store_to((row << a.split) / ROWS, gathered + own * TILE_OUTPUTS + output, total(output, row));
+        }
+        cluster_arrive();
+        cluster_wait();
+    }
+#pragma unroll 1
+    for (int i = thread; i < 2 * 16 * t.rows; i += TILE_THREADS) {
+        const int half = i >= 16 * t.rows, which = i - half * 16 * t.rows;
+        const int row = which / 16, slot = half * 16 + which % 16, output = t.first + which % 16 + half * t.gap;
+        if (!t.is_real(a, which) || output >= a.outputs) continue;
+        float value = a.bias ? widen(static_cast<const T *>(a.bias)[output]) : 0.0f;
+        if (a.split) {
+#pragma unroll 1
+            for (int part = row; part < ROWS; part += t.rows) value += gathered[part * TILE_OUTPUTS + slot];
+        } else {
+            value += total(slot, row);
+        }
+        put(half, which, t.top + row, output, narrow<T>(value));
+    }
+}
+
+template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void tile(const ProductArgs &a) {
+    const Tile<ROWS> t(a, TILE_OUTPUTS, a.outputs, 16);
+    T *y = static_cast<T *>(a.y);
+    tile<T, UNITS, ROWS>(a, t, [] {}, [&](int, int, i64 row, int output, T value) { y[row * a.y_stride + output] = value; });
 }
 
 // Any product, 16 x 16 outputs a block. Grid: outputs, rows.
@@ -858,7 +1050,8 @@ template <typename T> __device__ __forceinline__ void any_rows(const ProductArgs
     }
 }
 
-// ---- A token of each sequence: in_proj with the convolutions, and dt_proj with the scan, in one kernel each.
+// ---- A token of each sequence: in_proj with the convolutions, and dt_proj with the scan, in one kernel each. Before
+// begin_early() they read what the kernel before them does not write.
 
 const int STEP_BRANCHES = 8, STEP_TAPS = 4; // at most
 
@@ -868,62 +1061,141 @@ struct StepArgs {
     int dilations[STEP_BRANCHES]; // again, where they need no waiting for
 };
 
-// in_proj as in few_rows; meanwhile each thread has what the convolution of one output's branch needs on its way.
-template <typename T, int ROWS> __device__ __forceinline__ void step_in(const StepArgs &s) {
-    const ConvArgs &a = s.conv;
-    const int PAIRS = 2 * ROWS, SLOTS = 32 / PAIRS; // outputs by rows; branches that a warp sees to at once
-    const int TURNS = STEP_BRANCHES > SLOTS ? STEP_BRANCHES / SLOTS : 1;
-    const int lane = threadIdx.x;
-    const int first = (s.product.split > 1 ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + threadIdx.y) * 2;
-    const int row = blockIdx.y * ROWS + lane % PAIRS % ROWS, channel = first + lane % PAIRS / ROWS;
-    const bool convolves = channel < a.channels && row < s.product.rows;
-    const int stream = convolves ? sequence_of<true>(a.sequences, row).lane : 0;
-    const int position = convolves ? a.positions[stream] : 0;
-    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
-    float weight[TURNS][STEP_TAPS], input[TURNS][STEP_TAPS], bias[TURNS], gate[TURNS];
-#pragma unroll
-    for (int turn = 0; turn < TURNS; ++turn) {
-        const int branch = turn * SLOTS + lane / PAIRS;
-        const bool real = convolves && branch < a.branches;
-        gate[turn] = real ? a.gates[branch] : 0.0f;
-        bias[turn] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+// What a branch of a channel's convolution multiplies, and what of it is known before the token itself.
+struct Taps {
+    float weight[STEP_TAPS], input[STEP_TAPS], bias, gate; // of the token itself, and those before it
+
+    __device__ __forceinline__ void read(const StepArgs &s, bool real, int branch, int channel, const float *ring, int position) {
+        const ConvArgs &a = s.conv;
+        real = real && branch < a.branches;
+        gate = real ? a.gates[branch] : 0.0f;
+        bias = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
 #pragma unroll
         for (int back = 0; back < STEP_TAPS; ++back) {
-            weight[turn][back] = input[turn][back] = 0.0f;
+            weight[back] = input[back] = 0.0f;
             if (!real || back >= a.taps) continue;
-            weight[turn][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
+            weight[back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
             int slot = position - back * s.dilations[branch % STEP_BRANCHES];
             if (slot < 0) slot += a.ring_len;
-            if (back > 0) input[turn][back] = ring[i64(slot) * a.channels];
+            if (back > 0) input[back] = ring[i64(slot) * a.channels];
         }
     }
+    __device__ __forceinline__ float past() const {
+        float sum = bias;
+#pragma unroll
+        for (int back = 1; back < STEP_TAPS; ++back) sum = fmaf(weight[back], input[back], sum);
+        return sum;
+    }
+};
 
-    __shared__ float outputs[PRODUCT_WARPS][PAIRS];
-    few_rows<T, ROWS>(s.product, [&](int output, int row, T value) {
+__device__ __forceinline__ float *ring_of(const ConvArgs &a, int stream, int channel) {
+    return a.ring + i64(stream) * a.ring_len * a.channels + channel;
+}
+
+// in_proj as in one_row, then the convolution of x: each thread sees to a branch of one of the warp's outputs.
+template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s) {
+    const ConvArgs &a = s.conv;
+    const int lane = threadIdx.x, row = blockIdx.y;
+    const int channel = (s.product.split > 1 ? blockIdx.x : blockIdx.x * PRODUCT_WARPS + threadIdx.y) * 2 + lane % 2;
+    const bool convolves = channel < a.channels;
+    const int stream = sequence_of<true>(a.sequences, row).lane, branch = lane / 2;
+    const int position = __ldcg(a.positions + stream);
+    float *ring = ring_of(a, stream, channel);
+    Taps taps;
+    __shared__ float outputs[PRODUCT_WARPS][2];
+    one_row<T>(s.product, [&] {
+        begin_early();
+        taps.read(s, convolves, branch, channel, ring, position);
+    }, [&](int output, T value) {
         static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
         outputs[threadIdx.y][threadIdx.x] = widen(value);
     });
     if (s.product.split > 1 && threadIdx.y > 0) return;
     __syncwarp();
-    const float x = outputs[threadIdx.y][lane % PAIRS];
+    const float x = outputs[threadIdx.y][lane % 2];
     T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
-    float sum = 0.0f;
+    float sum = taps.gate * silu(fmaf(taps.weight[0], x, taps.past()));
+    if (branch >= a.branches) sum = 0.0f;
+    else if (a.branch_stride && convolves) out[branch * a.branch_stride] = narrow<T>(sum);
 #pragma unroll
-    for (int turn = 0; turn < TURNS; ++turn) {
-        const int branch = turn * SLOTS + lane / PAIRS;
-        float acc = fmaf(weight[turn][0], x, bias[turn]);
-#pragma unroll
-        for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[turn][back], input[turn][back], acc);
-        const float active = gate[turn] * silu(acc);
-        if (branch >= a.branches) continue;
-        if (a.branch_stride && convolves) out[branch * a.branch_stride] = narrow<T>(active);
-        sum += active;
-    }
-#pragma unroll
-    for (int width = 16; width >= PAIRS; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
-    if (lane >= PAIRS || !convolves) return;
+    for (int width = 16; width >= 2; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
+    if (lane >= 2 || !convolves) return;
     if (!a.branch_stride) *out = narrow<T>(sum);
     ring[i64(position) * a.channels] = x;
+}
+
+// The same as in tile. A block has 16 channels of x, and of z. What the convolutions take goes through shared memory:
+// each branch's weights, bias and gate, (branches, taps + 2, 16), and the inputs before this one by branch and tap, with
+// the place of this one: (branches (taps - 1) + 1, rows, 16).
+template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step_tile(const StepArgs &s) {
+    extern __shared__ float4 memory[];
+    const ConvArgs &a = s.conv;
+    const ProductArgs &p = s.product;
+    const int ENDS = ROWS * 16 > TILE_THREADS ? ROWS * 16 / TILE_THREADS : 1; // inputs of a thread
+    const Tile<ROWS> t(p, 16, a.channels, a.channels);
+    const int thread = threadIdx.x, channel = t.first + thread % 16;
+    float *constants = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4;
+    float *past = constants + a.branches * (a.taps + 2) * 16;
+    int stream[ENDS], position[ENDS];
+#pragma unroll
+    for (int i = 0; i < ENDS; ++i) {
+        const int own = thread + i * TILE_THREADS;
+        stream[i] = t.is_real(p, own) ? sequence_of<true>(a.sequences, t.top + own / 16).lane : 0;
+        position[i] = t.is_real(p, own) ? __ldcg(a.positions + stream[i]) : 0;
+    }
+    tile<T, UNITS, ROWS>(p, t, [&] {
+        const int taps = a.taps;
+#pragma unroll 1
+        for (int i = thread / 16; i < a.branches * (taps + 2); i += TILE_THREADS / 16) {
+            const int branch = i / (taps + 2), which = i - branch * (taps + 2);
+            const float *from = a.weight + (branch * taps + which) * i64(a.channels) + channel;
+            if (which == taps) from = a.bias + branch * i64(a.channels) + channel;
+            if (which == taps + 1) from = a.gates + branch;
+            const bool exists = channel < a.channels && (which != taps || a.bias);
+            copy_async<4>(__cvta_generic_to_shared(constants + i * 16 + thread % 16), exists ? from : a.gates, exists);
+        }
+#pragma unroll
+        for (int i = 0; i < ENDS; ++i) {
+            const int own = thread + i * TILE_THREADS;
+            if (!t.is_real(p, own)) continue;
+            const float *ring = ring_of(a, stream[i], channel);
+            float *to = past + own;
+#pragma unroll 1
+            for (int branch = 0; branch < a.branches; ++branch) {
+                int slot = position[i] - s.dilations[branch] * (taps - 1);
+#pragma unroll 1
+                for (int tap = 0; tap < taps - 1; ++tap, slot += s.dilations[branch], to += 16 * t.rows) {
+                    const int real = slot < 0 ? slot + a.ring_len : slot;
+                    copy_async<4>(__cvta_generic_to_shared(to), ring + i64(real) * a.channels, true);
+                }
+            }
+            *reinterpret_cast<int *>(to) = stream[i] * a.ring_len + position[i];
+        }
+    }, [&](int half, int own, i64 row, int output, T value) {
+        if (half == 1) {
+            static_cast<T *>(p.y)[row * p.y_stride + output] = value;
+            return;
+        }
+        const float x = widen(value);
+        T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
+        const float *in = past + own, *w = constants + thread % 16;
+        float sum = 0.0f;
+#pragma unroll 1
+        for (int branch = 0; branch < a.branches; ++branch, w += 16 * (a.taps + 2)) {
+            float acc = fmaf(w[16 * (a.taps - 1)], x, w[16 * a.taps]);
+#pragma unroll
+            for (int tap = 0; tap < STEP_TAPS - 1; ++tap) {
+                if (tap >= a.taps - 1) break;
+                acc = fmaf(w[16 * tap], *in, acc);
+                in += 16 * t.rows;
+            }
+            const float active = w[16 * (a.taps + 1)] * silu(acc);
+            if (a.branch_stride) out[branch * a.branch_stride] = narrow<T>(active);
+            sum += active;
+        }
+        if (!a.branch_stride) *out = narrow<T>(sum);
+        a.ring[i64(*reinterpret_cast<const int *>(in)) * a.channels + channel] = x;
+    });
 }
 
 // The convolutions alone, where another kernel computes in_proj. Grid: channels, sequences.
@@ -932,37 +1204,21 @@ template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &
     const int AT_ONCE = 4;
     const int channel = blockIdx.x * THREADS + threadIdx.x;
     const i64 row = blockIdx.y;
+    begin_early();
     if (channel >= a.channels) return;
     const int stream = sequence_of<true>(a.sequences, row).lane;
     const int position = a.positions[stream];
-    float *ring = a.ring + i64(stream) * a.ring_len * a.channels + channel;
+    float *ring = ring_of(a, stream, channel);
     const float x = widen(static_cast<const T *>(a.x)[row * a.x_stride + channel]);
     T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
     float sum = 0.0f;
     for (int top = 0; top < a.branches; top += AT_ONCE) {
-        float weight[AT_ONCE][STEP_TAPS], input[AT_ONCE][STEP_TAPS], bias[AT_ONCE], gate[AT_ONCE];
+        Taps taps[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) taps[i].read(s, true, top + i, channel, ring, position);
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-            const int branch = top + i;
-            const bool real = branch < a.branches;
-            gate[i] = real ? a.gates[branch] : 0.0f;
-            bias[i] = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
-#pragma unroll
-            for (int back = 0; back < STEP_TAPS; ++back) {
-                weight[i][back] = input[i][back] = 0.0f;
-                if (!real || back >= a.taps) continue;
-                weight[i][back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
-                int slot = position - back * s.dilations[branch % STEP_BRANCHES];
-                if (slot < 0) slot += a.ring_len;
-                if (back > 0) input[i][back] = ring[i64(slot) * a.channels];
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-            float acc = fmaf(weight[i][0], x, bias[i]);
-#pragma unroll
-            for (int back = 1; back < STEP_TAPS; ++back) acc = fmaf(weight[i][back], input[i][back], acc);
-            const float active = gate[i] * silu(acc);
+            const float active = taps[i].gate * silu(fmaf(taps[i].weight[0], x, taps[i].past()));
             sum += active;
             if (a.branch_stride && top + i < a.branches) out[(top + i) * a.branch_stride] = narrow<T>(active);
         }
@@ -978,76 +1234,110 @@ struct StepScanArgs {
     int rank;
 };
 
-// Four threads share a channel. Grid: channels, sequences.
+// Four threads share a channel. What x_proj has no part in is read before it is done. Grid: channels, sequences.
 template <typename T> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     const ScanArgs &p = s.scan;
     const int lane = threadIdx.x % 4;
     const int own = blockIdx.x * (THREADS / 4) + threadIdx.x / 4;
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
-    const Sequence sequence = sequence_of<true>(p.sequences, blockIdx.y);
     const i64 row = blockIdx.y;
-    T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
-    const float u = widen(*y);
-    const float z = widen(static_cast<const T *>(p.z)[row * p.z_stride + channel]);
-    const float bias = p.delta_bias[channel], skip = p.skip[channel];
-    const T *b = static_cast<const T *>(p.b) + row * p.bc_stride;
-    const T *c = static_cast<const T *>(p.c) + row * p.bc_stride;
-    float *state = p.state + (i64(sequence.lane) * p.channels + channel) * p.states;
+    const int stream = sequence_of<true>(p.sequences, row).lane;
     const float *a = p.a + i64(channel) * p.states;
-    const T *r = static_cast<const T *>(s.r) + row * p.bc_stride;
+    float *state = p.state + (i64(stream) * p.channels + channel) * p.states;
     const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
+    T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
 
-    // The states that a thread has first are read before what they wait for is computed.
-    const bool fours = p.states % 4 == 0;
-    float h[4] = {}, power[4] = {}, in[4] = {}, out[4] = {};
-    auto read = [&](int n) {
-        if (fours && n < p.states) {
-            load<4>(state + n, h);
-            load<4>(a + n, power);
-        }
+    // A thread's first states, and the first of its share of the weights.
+    const bool fours = p.states % 4 == 0 && s.rank % 4 == 0;
+    const int VECTORS = 4;
+    float w[VECTORS][4], power[4] = {}, h[4] = {};
+    auto read_states = [&](int n) {
+        if (fours) {
+            if (n < p.states) load<4>(a + n, power), load_shared<4>(state + n, h);
+        } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            if (n + i >= p.states) break;
-            if (!fours) h[i] = state[n + i], power[i] = a[n + i];
-            in[i] = widen(b[n + i]);
-            out[i] = widen(c[n + i]);
+            for (int i = 0; i < 4; ++i)
+                if (n + i < p.states) power[i] = a[n + i], h[i] = __ldcg(state + n + i);
         }
     };
-    read(4 * lane);
-    float delta = 0.0f;
-    if (s.rank % 4 == 0 && p.bc_stride % 4 == 0) {
-#pragma unroll 4
-        for (int k = 4 * lane; k < s.rank; k += 16) {
-            float w[4], v[4];
-            load<4>(weight + k, w);
-            load<4>(r + k, v);
+    read_states(4 * lane);
+    if (fours) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) delta = fmaf(w[i], v[i], delta);
+        for (int i = 0; i < VECTORS; ++i)
+            if (4 * lane + 16 * i < s.rank) load<4>(weight + 4 * lane + 16 * i, w[i]);
+    }
+    const float bias = p.delta_bias[channel], skip = p.skip[channel];
+    float u[1], z[1];
+    load_shared<1>(y, u);
+    load_shared<1>(static_cast<const T *>(p.z) + row * p.z_stride + channel, z);
+    begin_early();
+
+    const T *b = static_cast<const T *>(p.b) + row * p.bc_stride;
+    const T *c = static_cast<const T *>(p.c) + row * p.bc_stride;
+    const T *r = static_cast<const T *>(s.r) + row * p.bc_stride;
+    float in[4] = {}, out[4] = {};
+    auto read_inputs = [&](int n) {
+        if (fours) {
+            if (n < p.states) load<4>(b + n, in), load<4>(c + n, out);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (n + i < p.states) in[i] = widen(b[n + i]), out[i] = widen(c[n + i]);
+        }
+    };
+    read_inputs(4 * lane);
+    float delta = 0.0f;
+    if (fours) {
+        float v[VECTORS][4];
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i)
+            if (4 * lane + 16 * i < s.rank) load<4>(r + 4 * lane + 16 * i, v[i]);
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            if (4 * lane + 16 * i >= s.rank) break;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) delta = fmaf(w[i][j], v[i][j], delta);
+        }
+#pragma unroll 1
+        for (int k = 4 * lane + 16 * VECTORS; k < s.rank; k += 16) {
+            load<4>(weight + k, w[0]);
+            load<4>(r + k, v[0]);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) delta = fmaf(w[0][j], v[0][j], delta);
         }
     } else {
+#pragma unroll 1
         for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
     }
     delta += __shfl_xor_sync(0xffffffffu, delta, 1);
     delta += __shfl_xor_sync(0xffffffffu, delta, 2);
     delta = softplus(delta + bias);
-    const float delta_u = delta * u;
+    const float delta_u = delta * u[0];
     float sum = 0.0f;
+#pragma unroll 1
     for (int n = 4 * lane; n < p.states; n += 16) {
-        if (n >= 16) read(n);
+        if (n >= 16) read_states(n), read_inputs(n);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            if (n + i >= p.states) break;
             h[i] = fmaf(exp2_approx(delta * power[i]), h[i], delta_u * in[i]);
-            sum = fmaf(h[i], out[i], sum);
-            if (exists && !fours) state[n + i] = h[i];
+            if (fours || n + i < p.states) sum = fmaf(h[i], out[i], sum);
+            if (exists && !fours && n + i < p.states) state[n + i] = h[i];
         }
         if (exists && fours) store<4>(state + n, h);
     }
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (exists && lane == 0) *y = narrow<T>(fmaf(skip, u, sum) * silu(z));
-    if (blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
+    if (exists && lane == 0) *y = narrow<T>(fmaf(skip, u[0], sum) * silu(z[0]));
+    // The token is done: a thread for each history moves its position on.
+    if (blockIdx.x == 0) {
+        if (threadIdx.x == 0) ++p.seen[stream];
+#pragma unroll 1
+        for (int i = threadIdx.x; i < p.histories; i += THREADS) {
+            u32 &position = p.positions[i * p.lanes + stream];
+            position = position + 1 < p.ring_lens[i] ? position + 1 : 0;
+        }
+    }
 }
 
 // ---- Tensors of any type and strides to any other.
@@ -1091,24 +1381,17 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
         scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
     }
-#define EARLY(CALL)                                                                                                \
-    {                                                                                                              \
-        begin_early();                                                                                             \
-        CALL;                                                                                                      \
-    }
 // Those of a step, which are compiled for 9.0 too.
 #define STEPS(T, NAME)                                                                                             \
-    extern "C" __global__ void few_rows_1_##NAME(ProductArgs a) EARLY((few_rows<T, 1>(a)))                         \
-    extern "C" __global__ void few_rows_4_##NAME(ProductArgs a) EARLY((few_rows<T, 4>(a)))                         \
-    extern "C" __global__ void few_rows_8_##NAME(ProductArgs a) EARLY((few_rows<T, 8>(a)))                         \
-    extern "C" __global__ void step_in_1_##NAME(StepArgs a) EARLY((step_in<T, 1>(a)))                              \
-    extern "C" __global__ void step_in_4_##NAME(StepArgs a) EARLY((step_in<T, 4>(a)))                              \
-    extern "C" __global__ void step_in_8_##NAME(StepArgs a) EARLY((step_in<T, 8>(a)))                              \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) EARLY(step_conv<T>(a))      \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) EARLY(step_scan<T>(a))
-#define TILE_ROWS(T, NAME)                                                                                         \
-    extern "C" __global__ void tile_rows_1_##NAME(ProductArgs a) EARLY((tile_rows<T, 1>(a)))                       \
-    extern "C" __global__ void tile_rows_4_##NAME(ProductArgs a) EARLY((tile_rows<T, 4>(a)))
+    extern "C" __global__ void __launch_bounds__(256) one_row_##NAME(ProductArgs a) { one_row<T>(a); }             \
+    extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) { step_conv<T>(a); }        \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }
+#define TILES(T, UNITS, NAME)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_8_##NAME(ProductArgs a) { tile<T, UNITS, 8>(a); }   \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_32_##NAME(ProductArgs a) { tile<T, UNITS, 32>(a); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_8_##NAME(StepArgs a) { step_tile<T, UNITS, 8>(a); } \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_32_##NAME(StepArgs a) { step_tile<T, UNITS, 32>(a); }
 #define ALL(T, NAME, C, S, LANES)                                                                                  \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
@@ -1125,8 +1408,10 @@ extern "C" __global__ void copy(CopyArgs a) {
 STEPS(float, f32)
 STEPS(bf16, bf16)
 STEPS(f16, f16)
-TILE_ROWS(bf16, bf16)
-TILE_ROWS(f16, f16)
+TILES(float, false, f32)
+TILES(float, true, tf32)
+TILES(bf16, true, bf16)
+TILES(f16, true, f16)
 #ifndef STEPS_ONLY
 // How channels and their 16 states are shared out was measured for each type.
 ALL(float, f32, 2, 4, 4)
