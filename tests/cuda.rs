@@ -256,6 +256,47 @@ fn random_layers_of_every_type() {
     }
 }
 
+/// 16 states whose sizes suit the kernel of their own, in one chunk and in many, of every type.
+#[test]
+#[ignore = "needs a GPU"]
+fn sixteen_states_of_every_type() {
+    let mut random = Random(23);
+    for (variant, d_model, dt_rank, batch, seqlen) in [
+        (Variant::Ptcn, 12, Some(4), 3, 100),
+        (Variant::Ptcn, 64, None, 2, 1),
+        (Variant::Dpwc, 20, Some(8), 1, 4117),
+        (Variant::Baseline, 64, None, 2, 777),
+        (Variant::Stcn, 128, None, 1, 259),
+    ] {
+        let config = Config { dt_rank, ..Config::new(variant, d_model) };
+        let layer = random_layer(&config, Isa::current(), random.next());
+        let x = random.values(batch * seqlen * d_model);
+        for (storage, allowed) in [(Storage::F32, 1e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
+            let engine = engine(&layer, storage);
+            let mut exact = oracle(&layer);
+            for (name, (_, values)) in &mut exact.params {
+                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
+                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
+                }
+            }
+            let what = format!("{} of {d_model} as {storage:?}, {batch} x {seqlen}", variant.name());
+            let x = round(storage, &x);
+            let exact = exact.forward(&widen(&x), batch, seqlen);
+            let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
+            let error = relative_error(&widen(&whole), &exact.y);
+            println!("{what}: {error:.2e}");
+            assert!(error <= allowed, "{what}: off by {error:e}");
+            let lanes = engine.new_state(batch).unwrap();
+            let cut = seqlen / 3;
+            let streamed = chunked(&engine, &x, batch, d_model, &[cut, seqlen - cut], &lanes);
+            let error = relative_error(&widen(&streamed), &exact.y);
+            assert!(error <= allowed, "{what}, in two pieces: off by {error:e}");
+            let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
+            assert!(error <= allowed, "{what}: ssm_state is off by {error:e}");
+        }
+    }
+}
+
 /// Steps of so few sequences that the products are our own kernels', and of a few more.
 #[test]
 #[ignore = "needs a GPU"]
@@ -329,10 +370,13 @@ fn steps_of_any_number_of_sequences() {
 fn lengths_where_blocks_and_chunks_end() {
     let sizes =
         [(700, 3), (3, 1500), (1, 5001), (9, 700), (2100, 1), (1, 2048), (1, 2049), (5, 1023), (40, 129)];
-    for variant in Variant::ALL {
+    for (variant, dt_rank) in
+        Variant::ALL.into_iter().flat_map(|variant| [(variant, None), (variant, Some(4))])
+    {
         let config = Config {
             conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![1, 3, 8] },
             bias: true,
+            dt_rank,
             ..Config::new(variant, 12)
         };
         let layer = random_layer(&config, Isa::current(), 3);
@@ -603,8 +647,8 @@ fn threads_share_a_layer() {
 #[ignore = "needs a GPU"]
 fn poison_stays_in_its_lane_and_behind_its_token() {
     for variant in Variant::ALL {
-        for d_state in [3, 16, 40, 130] {
-            let config = Config { d_state, ..Config::new(variant, 8) };
+        for (d_state, dt_rank) in [(3, None), (16, None), (16, Some(4)), (40, None), (130, None)] {
+            let config = Config { d_state, dt_rank, ..Config::new(variant, 8) };
             let layer = random_layer(&config, Isa::current(), 3);
             let engine = engine(&layer, Storage::F32);
             let clean = Random(1).values(3 * 40 * 8);

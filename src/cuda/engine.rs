@@ -25,12 +25,15 @@ const MIN_BLOCK: usize = 2048;
 const MAX_BLOCK: usize = 16384;
 /// The scan takes its tokens by so many.
 const TILE: usize = 16;
-/// Threads of a block of the scan.
+/// Threads of a block of the scan, and of that of 16 states.
 const THREADS: usize = 128;
+const SCAN_16_THREADS: usize = 64;
 /// Rows that are taken as steps, branches and taps of those whose convolutions are computed with in_proj; all at most.
 const MAX_STEPS: usize = 256;
 const STEP_BRANCHES: usize = 8;
 const STEP_TAPS: usize = 4;
+/// Chunks of a scan, at most.
+const MAX_CHUNKS: usize = 64;
 /// Sides of a grid beyond the first.
 const MAX_GRID: usize = 65535;
 
@@ -735,15 +738,18 @@ impl Engine {
         projected: Address,
     ) -> Result<()> {
         let Dims { d_inner, d_state, .. } = self.dims;
-        let pairs = d_state == 16 && d_inner.is_multiple_of(2) && block.sequences.starts == 0;
-        let (summary, scan, channels) = match d_state {
-            16 if pairs => (Kernel::Summary16, Kernel::Scan16, THREADS / 2),
-            0..=16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, THREADS / 4),
-            17..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, THREADS / 16),
-            _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, THREADS / 16),
+        let (summary, scan, channels, threads) = match d_state {
+            16 if self.scans_16(block) => {
+                (Kernel::Summary16, Kernel::Scan16, SCAN_16_THREADS / 2, SCAN_16_THREADS)
+            }
+            0..=16 => (Kernel::SummaryUpto16, Kernel::ScanUpto16, THREADS / 4, THREADS),
+            17..=64 => (Kernel::SummaryUpto64, Kernel::ScanUpto64, THREADS / 16, THREADS),
+            _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, THREADS / 16, THREADS),
         };
         let blocks = d_inner.div_ceil(channels);
-        let (chunk, chunks) = self.chunks(block, blocks);
+        let first_is_ahead = scan == Kernel::Scan16;
+        let Chunks { len: chunk, first, count: chunks } =
+            if first_is_ahead { self.chunks_16(block, blocks) } else { self.chunks(block, blocks) };
         let (mut ends, mut sums) = (0, 0);
         if chunks > 1 {
             let places = product("the workspace", &[block.count, chunks, d_inner])?;
@@ -756,19 +762,25 @@ impl Engine {
             ends,
             sums,
             chunk: chunk as i32,
+            first: first as i32,
             chunks: chunks as i32,
             ..self.scan_args(block, u, delta, z, projected)
         };
-        let threads = [THREADS as u32, 1];
+        let threads = [threads as u32, 1];
+        let last_grid = [blocks, if first_is_ahead && chunks > 1 { chunks - 1 } else { chunks }, block.count];
         if chunks > 1 {
             let grid = [blocks, chunks - 1, block.count];
             // SAFETY: tensors of the workspace and the state, as large as the block says.
             unsafe { self.gpu.launch(stream, summary, self.storage, grid, threads, &arguments) }?;
         }
         // SAFETY: as above.
-        unsafe {
-            self.gpu.launch(stream, scan, self.storage, [blocks, chunks, block.count], threads, &arguments)
-        }
+        unsafe { self.gpu.launch(stream, scan, self.storage, last_grid, threads, &arguments) }
+    }
+
+    /// Whether the kernels for 16 states can be used, which read 16 bytes of channels, and 4 states, at a time.
+    fn scans_16(&self, block: &Block<'_>) -> bool {
+        let Dims { d_inner, dt_rank, .. } = self.dims;
+        d_inner.is_multiple_of(8) && dt_rank.is_multiple_of(4) && block.sequences.starts == 0
     }
 
     /// What a scan takes that is one chunk.
@@ -801,23 +813,48 @@ impl Engine {
             channels: d_inner as i32,
             states: d_state as i32,
             chunk: block.seqlen as i32,
+            first: block.seqlen as i32,
             chunks: 1,
             lanes: state.map_or(0, State::lanes) as i32,
             histories: state.map_or(0, State::histories) as i32,
         }
     }
 
-    /// Tokens of a chunk of the scan, and how many chunks: more than one only where the blocks of threads, four warps
-    /// each, would leave much of the chip idle, for it costs the exponentials twice.
-    fn chunks(&self, block: &Block<'_>, blocks: usize) -> (usize, usize) {
+    /// Into what chunks the scan takes tokens: more than one only where the blocks of threads, four warps each, would
+    /// leave much of the chip idle, for it costs the exponentials twice.
+    fn chunks(&self, block: &Block<'_>, blocks: usize) -> Chunks {
         const WANTED: usize = 3; // blocks on a multiprocessor
         const MIN_CHUNK: usize = 64;
-        const MAX_CHUNKS: usize = 64;
         let wanted = WANTED * self.gpu.multiprocessors() as usize;
         let blocks = blocks * block.count;
         let chunks = if blocks * 2 > wanted { 1 } else { wanted / blocks };
         let chunks = chunks.min(block.seqlen / MIN_CHUNK).clamp(1, MAX_CHUNKS);
-        let chunk = block.seqlen.div_ceil(chunks).next_multiple_of(TILE);
-        (chunk, block.seqlen.div_ceil(chunk))
+        let len = block.seqlen.div_ceil(chunks).next_multiple_of(TILE);
+        Chunks { len, first: len, count: block.seqlen.div_ceil(len) }
     }
+
+    /// The same for 16 states, whose blocks have two warps. The first chunk is computed with the summaries of those
+    /// between it and the last, and is shorter, for a summary takes nine tenths of a chunk's time.
+    fn chunks_16(&self, block: &Block<'_>, blocks: usize) -> Chunks {
+        const WANTED: usize = 4; // blocks on a multiprocessor
+        const MIN_CHUNK: usize = 64;
+        const MIN_CHUNKS: usize = 4; // fewer take longer than one
+        let seqlen = block.seqlen;
+        let at_once = WANTED * self.gpu.multiprocessors() as usize / (blocks * block.count);
+        let chunks = (at_once + 1).min(seqlen / MIN_CHUNK).min(MAX_CHUNKS);
+        if chunks < MIN_CHUNKS {
+            return Chunks { len: seqlen, first: seqlen, count: 1 };
+        }
+        let len = (10 * seqlen).div_ceil(10 * chunks - 1).next_multiple_of(TILE);
+        let count = seqlen.div_ceil(len);
+        Chunks { len, first: seqlen - (count - 1) * len, count }
+    }
+}
+
+/// The tokens of a scan, in pieces that are computed at once.
+struct Chunks {
+    /// Tokens of a chunk, and of the first one.
+    len: usize,
+    first: usize,
+    count: usize,
 }

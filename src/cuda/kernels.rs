@@ -211,6 +211,7 @@ pub struct ScanArgs {
     pub channels: i32,
     pub states: i32,
     pub chunk: i32,
+    pub first: i32,
     pub chunks: i32,
     pub lanes: i32,
     pub histories: i32,

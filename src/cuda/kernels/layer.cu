@@ -257,54 +257,72 @@ struct ConvTileArgs {
     int span; // of the longest branch: (taps - 1) dilation
 };
 
-template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &a, int span) {
-    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32), then weights and biases, (branches (taps + 1), 32)
+// APART: the branches are stored side by side, not added up.
+template <typename T, bool APART> __device__ __forceinline__ void conv_tile(const ConvArgs &a, int span) {
+    extern __shared__ float4 rows[]; // (span + TILE_TOKENS, 32), then weights (branches taps, 32) and biases (branches, 32)
     const int TOKENS = TILE_TOKENS / TILE_WARPS;
+    const float LOG2_E = 1.44269504f, LN_2 = 0.693147182f;
     const int channel = (blockIdx.x * 32 + threadIdx.x) * 4;
     const bool exists = channel < a.channels;
     const Sequence sequence = sequence_of(a.sequences, blockIdx.z);
     const int first = blockIdx.y * TILE_TOKENS;
     if (first >= sequence.len) return;
-    const T *x = static_cast<const T *>(a.x) + sequence.row * a.x_stride + channel;
-    const float *ring = a.ring ? a.ring + i64(sequence.lane) * a.ring_len * a.channels + channel : nullptr;
-    const int position = a.ring ? a.positions[sequence.lane] : 0;
+    const T *x = static_cast<const T *>(a.x) + sequence.row * a.x_stride + min(channel, a.channels - 4);
+    float4 *own_rows = rows + threadIdx.x;
+    if (first >= span && first + TILE_TOKENS <= sequence.len) {
 #pragma unroll 4
-    for (int i = threadIdx.y; i < span + TILE_TOKENS; i += TILE_WARPS) {
-        const int token = first - span + i;
-        float value[4] = {};
-        if (exists && token >= 0 && token < sequence.len) {
-            load<4>(x + token * a.x_stride, value);
-        } else if (exists && ring && token < 0) {
-            int slot = position + token;
-            if (slot < 0) slot += a.ring_len;
-            load<4>(ring + i64(slot) * a.channels, value);
+        for (int i = threadIdx.y; i < span + TILE_TOKENS; i += TILE_WARPS) {
+            float value[4];
+            load<4>(x + (first - span + i) * a.x_stride, value);
+            own_rows[i * 32] = make_float4(value[0], value[1], value[2], value[3]);
         }
-        rows[i * 32 + threadIdx.x] = make_float4(value[0], value[1], value[2], value[3]);
+    } else {
+        const float *ring = a.ring ? a.ring + i64(sequence.lane) * a.ring_len * a.channels + channel : nullptr;
+        const int position = a.ring ? a.positions[sequence.lane] : 0;
+#pragma unroll 1
+        for (int i = threadIdx.y; i < span + TILE_TOKENS; i += TILE_WARPS) {
+            const int token = first - span + i;
+            float value[4] = {};
+            if (token >= 0 && token < sequence.len) {
+                load<4>(x + token * a.x_stride, value);
+            } else if (exists && ring && token < 0) {
+                int slot = position + token;
+                if (slot < 0) slot += a.ring_len;
+                load<4>(ring + i64(slot) * a.channels, value);
+            }
+            own_rows[i * 32] = make_float4(value[0], value[1], value[2], value[3]);
+        }
     }
-    float4 *weights = rows + (span + TILE_TOKENS) * 32 + threadIdx.x;
-    for (int i = threadIdx.y; i < a.branches * (a.taps + 1); i += TILE_WARPS) {
-        const int branch = i / (a.taps + 1), tap = i % (a.taps + 1);
-        const float *from = tap < a.taps ? a.weight + (i64(branch) * a.taps + tap) * a.channels : a.bias + i64(branch) * a.channels;
-        float value[4] = {};
-        if (exists && (tap < a.taps || a.bias)) load<4>(from + channel, value);
-        weights[i * 32] = make_float4(value[0], value[1], value[2], value[3]);
-    }
+    // Weights and biases times -log2(e), as the exponential of silu takes what comes of them.
+    float4 *weights = own_rows + (span + TILE_TOKENS) * 32, *biases = weights + a.branches * a.taps * 32;
+    auto bring = [&](float4 *to, const float *from, int count) {
+#pragma unroll 1
+        for (int i = threadIdx.y; i < count; i += TILE_WARPS) {
+            float value[4] = {};
+            if (from) load<4>(from + i64(i) * a.channels + min(channel, a.channels - 4), value);
+            to[i * 32] = make_float4(value[0] * -LOG2_E, value[1] * -LOG2_E, value[2] * -LOG2_E, value[3] * -LOG2_E);
+        }
+    };
+    bring(weights, a.weight, a.branches * a.taps);
+    bring(biases, a.bias, a.branches);
     __syncthreads();
 
     const int own = threadIdx.y * TOKENS;
     if (!exists || first + own >= sequence.len) return;
     T *out = static_cast<T *>(a.out) + (sequence.row + first + own) * a.out_stride + channel;
+    const bool whole = first + own + TOKENS <= sequence.len;
     float sum[TOKENS][4] = {};
     for (int branch = 0; branch < a.branches; ++branch) {
-        const float4 bias = weights[a.taps * 32];
+        const float4 bias = biases[branch * 32];
         float acc[TOKENS][4];
 #pragma unroll
         for (int i = 0; i < TOKENS; ++i) acc[i][0] = bias.x, acc[i][1] = bias.y, acc[i][2] = bias.z, acc[i][3] = bias.w;
         const int dilation = a.dilations[branch];
-        const float4 *from = rows + (span + own - (a.taps - 1) * dilation) * 32 + threadIdx.x;
+        const float gate = a.gates[branch] * -LN_2;
+        const float4 *from = own_rows + (span + own - (a.taps - 1) * dilation) * 32;
 #pragma unroll 2
-        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32) {
-            const float4 w = weights[tap * 32];
+        for (int tap = 0; tap < a.taps; ++tap, from += dilation * 32, weights += 32) {
+            const float4 w = *weights;
 #pragma unroll
             for (int i = 0; i < TOKENS; ++i) {
                 const float4 value = from[i * 32];
@@ -314,23 +332,22 @@ template <typename T> __device__ __forceinline__ void conv_tile(const ConvArgs &
                 acc[i][3] = fmaf(w.w, value.w, acc[i][3]);
             }
         }
-        weights += (a.taps + 1) * 32;
-        const float gate = a.gates[branch];
 #pragma unroll
         for (int i = 0; i < TOKENS; ++i) {
-            const bool there = first + own + i < sequence.len;
 #pragma unroll
             for (int v = 0; v < 4; ++v) {
-                acc[i][v] = gate * silu(acc[i][v]);
-                sum[i][v] += acc[i][v];
+                const float scale = reciprocal(1.0f + exp2_approx(acc[i][v])), value = acc[i][v] * gate;
+                if (APART) acc[i][v] = value * scale;
+                else sum[i][v] = fmaf(value, scale, sum[i][v]);
             }
-            if (a.branch_stride && there) store<4>(out + i * a.out_stride + branch * a.branch_stride, acc[i]);
+            if (APART && (whole || first + own + i < sequence.len))
+                store<4>(out + i * a.out_stride + branch * a.branch_stride, acc[i]);
         }
     }
-    if (a.branch_stride) return;
+    if (APART) return;
 #pragma unroll
     for (int i = 0; i < TOKENS; ++i)
-        if (first + own + i < sequence.len) store<4>(out + i * a.out_stride, sum[i]);
+        if (whole || first + own + i < sequence.len) store<4>(out + i * a.out_stride, sum[i]);
 }
 
 struct HistoryArgs {
@@ -381,6 +398,7 @@ struct ScanArgs {
     int channels;
     int states;
     int chunk; // tokens of a chunk, a multiple of TILE
+    int first; // of the first one, at most as many
     int chunks;
     int lanes;
     int histories;
@@ -403,85 +421,59 @@ template <int LANES> __device__ __forceinline__ int state_of(int lane, int s) {
     return (s / 4 * LANES + lane) * 4 + s % 4;
 }
 
-// The values of C channels side by side on their way, as they are stored, from `row` rows of `stride` bytes behind an
-// address: one instruction finds it.
-template <typename T, int C> struct Raw {
-    static const int BYTES = sizeof(T) * C;
-    u32 words[BYTES < 4 ? 1 : BYTES / 4];
-};
-__device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
-template <typename T> __device__ __forceinline__ u32 bits_of(T value) { return value.bits; }
+// A value on its way, as it is stored, from `row` rows of `stride` bytes behind an address: one instruction finds it.
 template <typename T> __device__ __forceinline__ u64 row_of(const T *first, int row, int stride) {
     return reinterpret_cast<u64>(first) + i64(row) * stride;
 }
-template <int C, typename T> __device__ __forceinline__ Raw<T, C> read_raw(const T *first, int row, int stride) {
-    Raw<T, C> raw;
+template <typename T> __device__ __forceinline__ u32 read_raw(const T *first, int row, int stride) {
+    u32 raw;
     const u64 at = row_of(first, row, stride);
-    if constexpr (raw.BYTES == 2) asm volatile("ld.global.u16 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
-    else if constexpr (raw.BYTES == 4) asm volatile("ld.global.u32 %0, [%1];" : "=r"(raw.words[0]) : "l"(at));
-    else asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(raw.words[0]), "=r"(raw.words[1]) : "l"(at));
+    if constexpr (sizeof(T) == 2) asm volatile("ld.global.u16 %0, [%1];" : "=r"(raw) : "l"(at));
+    else asm volatile("ld.global.u32 %0, [%1];" : "=r"(raw) : "l"(at));
     return raw;
 }
-template <typename T, int C> __device__ __forceinline__ Raw<T, C> raw_of(float value) {
-    Raw<T, C> raw;
-    const u32 bits = bits_of(narrow<T>(value));
-#pragma unroll
-    for (u32 &word : raw.words) word = raw.BYTES / C == 2 && C > 1 ? bits << 16 | bits : bits;
-    return raw;
+__device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
+template <typename T> __device__ __forceinline__ u32 bits_of(T value) { return value.bits; }
+template <typename T> __device__ __forceinline__ u32 raw_of(float value) { return bits_of(narrow<T>(value)); }
+__device__ __forceinline__ u32 select(bool first, u32 a, u32 b) { return first ? a : b; }
+template <typename T> __device__ __forceinline__ float widen_raw(u32 raw) {
+    if constexpr (sizeof(T) == 4) return __uint_as_float(raw);
+    else return widen(T{u16(raw)});
 }
-template <typename T, int C> __device__ __forceinline__ Raw<T, C> select(bool first, Raw<T, C> a, Raw<T, C> b) {
-    Raw<T, C> raw;
-#pragma unroll
-    for (int i = 0; i < int(sizeof(raw.words) / 4); ++i) raw.words[i] = first ? a.words[i] : b.words[i];
-    return raw;
-}
-template <typename T, int C> __device__ __forceinline__ void widen_raw(Raw<T, C> raw, float (&to)[C]) {
-    if constexpr (sizeof(T) == 4) {
-#pragma unroll
-        for (int c = 0; c < C; ++c) to[c] = __uint_as_float(raw.words[c]);
-    } else if constexpr (C == 1) to[0] = widen(T{u16(raw.words[0])});
-    else widen_pair(raw.words[0], to[0], to[1], T{});
-}
-// A store that is no branch.
-template <typename T, int C> __device__ __forceinline__ void store_if(bool condition, u64 to, const float (&values)[C]) {
-    Raw<T, C> raw;
-#pragma unroll
-    for (int c = 0; c < C; ++c) {
-        const u32 bits = bits_of(narrow<T>(values[c]));
-        if (sizeof(T) == 4) raw.words[c] = bits;
-        else raw.words[0] = c ? raw.words[0] | bits << 16 : bits;
-    }
+// A store of values side by side that is no branch.
+template <typename T, int V> __device__ __forceinline__ void store_if(bool condition, u64 to, const float (&values)[V]) {
     const u32 wanted = condition;
-    if constexpr (raw.BYTES == 2)
-        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
-    else if constexpr (raw.BYTES == 4)
-        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u32 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]) : "memory");
+    u32 bits[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) bits[v] = raw_of<T>(values[v]);
+    if constexpr (sizeof(T) * V == 2)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u16 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(bits[0]) : "memory");
+    else if constexpr (sizeof(T) * V == 4)
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.u32 [%1], %2; }" ::"r"(wanted), "l"(to), "r"(V == 1 ? bits[0] : bits[0] | bits[V - 1] << 16) : "memory");
     else
-        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.v2.u32 [%1], {%2, %3}; }" ::"r"(wanted), "l"(to), "r"(raw.words[0]), "r"(raw.words[1]) : "memory");
+        asm volatile("{ .reg .pred p; setp.ne.u32 p, %0, 0; @p st.global.v2.u32 [%1], {%2, %3}; }" ::"r"(wanted), "l"(to), "r"(bits[0]), "r"(bits[V - 1]) : "memory");
 }
 
-// LANES threads share C channels, each with S of the states of each. They take LANES tokens at a time: each sees to
-// what one token needs but once, all go through the recurrence of all tokens, and the sums over the states end, each
-// token's, where the token began. Two channels a thread halve what is read of B and C, which else bounds the kernel.
-// Grid: channels, chunks, sequences.
+// LANES threads share a channel, each with S of its states. They take LANES tokens at a time: each sees to what one token
+// needs but once, all go through the recurrence of all tokens, and the sums over the states end, each token's, where the
+// token began. Grid: channels, chunks, sequences.
 //
 // Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes each chunk's last
 // state from a zero one (from the true one in the first); then every chunk finds its first state from those before.
-template <typename T, int C, int S, int LANES, bool EXACT, bool SUMMARY, bool EQUAL>
-__device__ __forceinline__ void scan(const ScanArgs &p) {
+template <typename T, int S, int LANES, bool SUMMARY> __device__ __forceinline__ void scan(const ScanArgs &p) {
     const int STATES = S * LANES;
     const int GROUPS = TILE / LANES;
     const int STAGED = TILE * 2 * STATES;
     const bool DOUBLE = STAGED <= 16 * THREADS;
     __shared__ float4 staged[(DOUBLE ? 2 : 1) * STAGED / 4];
 
-    const int states = EXACT ? STATES : p.states;
+    const int states = p.states;
     const int lane = threadIdx.x % LANES;
-    const int own = (blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES) * C;
+    const int own = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
     const bool exists = own < p.channels;
-    const int channel = min(own, p.channels - C);
-    const Sequence sequence = sequence_of<EQUAL>(p.sequences, blockIdx.z);
+    const int channel = min(own, p.channels - 1);
+    const Sequence sequence = sequence_of(p.sequences, blockIdx.z);
     const int chunk = blockIdx.y;
     const int begin = chunk * p.chunk;
     const int end = min(begin + p.chunk, sequence.len);
@@ -491,39 +483,29 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     const i64 summary = (i64(blockIdx.z) * p.chunks * p.channels + channel) * states;
     const i64 next_summary = i64(p.channels) * states;
     float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * states;
-    float h[C][S], a[C][S];
+    float h[S], a[S];
 #pragma unroll
-    for (int c = 0; c < C; ++c)
-#pragma unroll
-        for (int s = 0; s < S; ++s) {
-            const int n = state_of<LANES>(lane, s);
-            const int at = c * states + (EXACT ? n : min(n, states - 1));
-            a[c][s] = p.a[i64(channel) * states + at];
-            h[c][s] = 0.0f;
-            if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[c][s] = kept[at];
-            if (!SUMMARY && p.chunks > 1) h[c][s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
-            if (!EXACT && n >= states) a[c][s] = h[c][s] = 0.0f;
-            if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + at] = h[c][s];
-        }
+    for (int s = 0; s < S; ++s) {
+        const int n = state_of<LANES>(lane, s), at = min(n, states - 1);
+        a[s] = p.a[i64(channel) * states + at];
+        h[s] = 0.0f;
+        if (p.state && (SUMMARY ? chunk == 0 : p.chunks == 1)) h[s] = kept[at];
+        if (!SUMMARY && p.chunks > 1) h[s] = p.ends[summary + (chunk ? 0 : p.chunks - 1) * next_summary + at];
+        if (n >= states) a[s] = h[s] = 0.0f;
+        if (SUMMARY && chunk == 0 && exists && n < states) p.ends[summary + (p.chunks - 1) * next_summary + at] = h[s];
+    }
     if (!SUMMARY)
         for (int before = 1; before < chunk; ++before) {
-            const float *sums = p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel;
+            const float sum = p.sums[(i64(blockIdx.z) * p.chunks + before) * p.channels + channel];
 #pragma unroll
-            for (int c = 0; c < C; ++c)
-#pragma unroll
-                for (int s = 0; s < S; ++s) {
-                    const int n = state_of<LANES>(lane, s);
-                    const float last = p.ends[summary + before * next_summary + c * states + (EXACT ? n : min(n, states - 1))];
-                    h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], EXACT || n < states ? last : 0.0f);
-                }
+            for (int s = 0; s < S; ++s) {
+                const int n = state_of<LANES>(lane, s);
+                const float last = p.ends[summary + before * next_summary + min(n, states - 1)];
+                h[s] = fmaf(exp2_approx(sum * a[s]), h[s], n < states ? last : 0.0f);
+            }
         }
 
-    float bias[C], skip[C];
-#pragma unroll
-    for (int c = 0; c < C; ++c) {
-        bias[c] = p.delta_bias[channel + c];
-        skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
-    }
+    const float bias = p.delta_bias[channel], skip = SUMMARY ? 0.0f : p.skip[channel];
     const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + channel;
     const T *delta_of = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + channel;
     const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + channel;
@@ -533,17 +515,17 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     // Each thread's part of B and C of a tile, and its tokens of a tile, are read one tile ahead. Tokens that are not
     // there have a δ of 0, which leaves the state as it is.
     const int SHARE = STAGED / THREADS;
-    const Raw<T, C> none = raw_of<T, C>(0.0f), nothing = raw_of<T, C>(-60000.0f);
-    Raw<T, 1> ahead[DOUBLE ? SHARE : 1];
-    Raw<T, C> next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
+    const u32 none = raw_of<T>(0.0f), nothing = raw_of<T>(-60000.0f);
+    u32 ahead[DOUBLE ? SHARE : 1];
+    u32 next_u[GROUPS], next_delta[GROUPS], next_z[GROUPS];
     auto read_tokens = [&](int tile) {
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             const int token = tile + g * LANES + lane;
             const int at = min(token, end - 1);
-            next_u[g] = select(token < end, read_raw<C>(u_of, at, u_step), none);
-            next_delta[g] = select(token < end, read_raw<C>(delta_of, at, delta_step), nothing);
-            if (!SUMMARY) next_z[g] = read_raw<C>(z_of, at, z_step);
+            next_u[g] = select(token < end, read_raw(u_of, at, u_step), none);
+            next_delta[g] = select(token < end, read_raw(delta_of, at, delta_step), nothing);
+            if (!SUMMARY) next_z[g] = read_raw(z_of, at, z_step);
         }
     };
     // A thread's values of B and C are those of one state and of every STEP-th token, or of several of one token.
@@ -555,18 +537,16 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 #pragma unroll
     for (int i = 0; i < PER_TOKEN; ++i) {
         const int at = i * THREADS + threadIdx.x % ROW;
-        bc_real[i] = EXACT || at % STATES < states;
+        bc_real[i] = at % STATES < states;
         bc_of[i] = static_cast<const T *>(at < STATES ? p.b : p.c) + sequence.row * p.bc_stride + min(at % STATES, states - 1);
     }
     auto read_staged = [&](int tile, int i) {
         const int of = i % PER_TOKEN, token = tile + i / PER_TOKEN * STEP + int(threadIdx.x) / ROW;
-        const Raw<T, 1> value = read_raw<1>(bc_of[of], min(token, end - 1), bc_step);
-        return select(token < end && bc_real[of], value, raw_of<T, 1>(0.0f));
+        const u32 value = read_raw(bc_of[of], min(token, end - 1), bc_step);
+        return select(token < end && bc_real[of], value, none);
     };
-    auto put_staged = [&](int half, int i, Raw<T, 1> value) {
-        float wide[1];
-        widen_raw(value, wide);
-        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = wide[0];
+    auto put_staged = [&](int half, int i, u32 value) {
+        reinterpret_cast<float *>(staged)[half * STAGED + i * THREADS + threadIdx.x] = widen_raw<T>(value);
     };
 
     read_tokens(begin);
@@ -574,10 +554,10 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
 #pragma unroll
         for (int i = 0; i < SHARE; ++i) put_staged(0, i, read_staged(begin, i));
     }
-    float delta_sum[C] = {};
+    float delta_sum = 0.0f;
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE) {
-        Raw<T, C> now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
+        u32 now_u[GROUPS], now_delta[GROUPS], now_z[GROUPS];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             now_u[g] = next_u[g];
@@ -597,49 +577,36 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
         __syncthreads();
 
         // What the tokens need by themselves comes first for all groups: long chains, which so overlap.
-        float delta[GROUPS][C], delta_u[GROUPS][C], direct[GROUPS][C], gate[GROUPS][C];
+        float delta[GROUPS], delta_u[GROUPS], direct[GROUPS], gate[GROUPS];
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
-            float u[C], z[C];
-            widen_raw(now_u[g], u);
-            widen_raw(now_delta[g], delta[g]);
-            if (!SUMMARY) widen_raw(now_z[g], z);
-#pragma unroll
-            for (int c = 0; c < C; ++c) {
-                delta[g][c] = softplus(delta[g][c] + bias[c]);
-                delta_u[g][c] = delta[g][c] * u[c];
-                if (SUMMARY) delta_sum[c] += delta[g][c];
-                else direct[g][c] = skip[c] * u[c], gate[g][c] = silu(z[c]);
-            }
+            const float u = widen_raw<T>(now_u[g]);
+            delta[g] = softplus(widen_raw<T>(now_delta[g]) + bias);
+            delta_u[g] = delta[g] * u;
+            if (SUMMARY) delta_sum += delta[g];
+            else direct[g] = skip * u, gate[g] = silu(widen_raw<T>(now_z[g]));
         }
 #pragma unroll
         for (int g = 0; g < GROUPS; ++g) {
             const float4 *bc = staged + half * (STAGED / 4) + g * LANES * (2 * STATES / 4);
-            float part[C][LANES];
+            float part[LANES];
 #pragma unroll
             for (int i = 0; i < LANES; ++i) {
-                float d[C], du[C];
-#pragma unroll
-                for (int c = 0; c < C; ++c) {
-                    d[c] = __shfl_sync(0xffffffffu, delta[g][c], i, LANES);
-                    du[c] = __shfl_sync(0xffffffffu, delta_u[g][c], i, LANES);
-                    part[c][i] = 0.0f;
-                }
+                const float d = __shfl_sync(0xffffffffu, delta[g], i, LANES);
+                const float du = __shfl_sync(0xffffffffu, delta_u[g], i, LANES);
+                part[i] = 0.0f;
 #pragma unroll
                 for (int s = 0; s < S; s += 4) {
                     const float4 b4 = bc[i * (2 * STATES / 4) + s / 4 * LANES + lane];
                     const float4 c4 = SUMMARY ? b4 : bc[i * (2 * STATES / 4) + STATES / 4 + s / 4 * LANES + lane];
                     const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
 #pragma unroll
-                    for (int c = 0; c < C; ++c)
-#pragma unroll
-                        for (int r = 0; r < 4; ++r) {
-                            float &state = h[c][s + r];
-                            state = fmaf(exp2_approx(d[c] * a[c][s + r]), state, du[c] * b[r]);
-                            // A state that is none must not make NaN of an infinite δu.
-                            if (!SUMMARY && (EXACT || state_of<LANES>(lane, s + r) < states))
-                                part[c][i] = fmaf(state, out[r], part[c][i]);
-                        }
+                    for (int r = 0; r < 4; ++r) {
+                        float &state = h[s + r];
+                        state = fmaf(exp2_approx(d * a[s + r]), state, du * b[r]);
+                        // A state that is none must not make NaN of an infinite δu.
+                        if (!SUMMARY && state_of<LANES>(lane, s + r) < states) part[i] = fmaf(state, out[r], part[i]);
+                    }
                 }
             }
             if (!SUMMARY) {
@@ -648,19 +615,15 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
                 for (int width = LANES / 2; width > 0; width /= 2) {
                     const bool upper = lane & width;
 #pragma unroll
-                    for (int c = 0; c < C; ++c)
-#pragma unroll
-                        for (int i = 0; i < width; ++i) {
-                            const float give = upper ? part[c][i] : part[c][i + width];
-                            const float keep = upper ? part[c][i + width] : part[c][i];
-                            part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
-                        }
+                    for (int i = 0; i < width; ++i) {
+                        const float give = upper ? part[i] : part[i + width];
+                        const float keep = upper ? part[i + width] : part[i];
+                        part[i] = keep + __shfl_xor_sync(0xffffffffu, give, width, LANES);
+                    }
                 }
-                float y[C];
-#pragma unroll
-                for (int c = 0; c < C; ++c) y[c] = (direct[g][c] + part[c][0]) * gate[g][c];
+                const float y[1] = {(direct[g] + part[0]) * gate[g]};
                 const int token = tile + g * LANES + lane;
-                store_if<T, C>(exists && token < end, row_of(u_of, token, u_step), y);
+                store_if<T>(exists && token < end, row_of(u_of, token, u_step), y);
             }
         }
         if (DOUBLE) {
@@ -671,23 +634,232 @@ __device__ __forceinline__ void scan(const ScanArgs &p) {
     }
 
     const bool last = end == sequence.len;
+    if (SUMMARY) {
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-        if (SUMMARY) {
+        for (int width = LANES / 2; width > 0; width /= 2) delta_sum += __shfl_xor_sync(0xffffffffu, delta_sum, width, LANES);
+        if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel] = delta_sum;
+    }
 #pragma unroll
-            for (int width = LANES / 2; width > 0; width /= 2)
-                delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], width, LANES);
-            if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel + c] = delta_sum[c];
-        }
-#pragma unroll
-        for (int s = 0; s < S; ++s) {
-            const int n = state_of<LANES>(lane, s);
-            if (!exists || n >= states) continue;
-            if (SUMMARY) p.ends[summary + chunk * next_summary + c * states + n] = h[c][s];
-            else if (p.state && last) kept[c * states + n] = h[c][s];
-        }
+    for (int s = 0; s < S; ++s) {
+        const int n = state_of<LANES>(lane, s);
+        if (!exists || n >= states) continue;
+        if (SUMMARY) p.ends[summary + chunk * next_summary + n] = h[s];
+        else if (p.state && last) kept[n] = h[s];
     }
     if (!SUMMARY && p.state && last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
+}
+
+// ---- The selective scan of sequences of one length whose channels have 16 states, at which most time is spent.
+
+const int WARP_CHANNELS = 16, SCAN_THREADS = 64;
+
+// softplus within 2^-16, which the types of 16 bits do not tell from it: ln(1 + e) by a polynomial.
+template <typename T> __device__ __forceinline__ float softplus_for(float v) {
+    if (sizeof(T) == 4) return softplus(v);
+    const float e = exp2_approx(fabsf(v) * -1.44269502f);
+    float series = fmaf(e, -0.0238690674f, 0.101222098f);
+    series = fmaf(e, series, -0.210048526f);
+    series = fmaf(e, series, 0.325206621f);
+    series = fmaf(e, series, -0.499361357f);
+    series = fmaf(e, series, 0.999991598f);
+    return fmaf(e, series, fmaxf(v, 0.0f));
+}
+
+// Copies that a warp does not wait for. They hold none of the few counters by which a warp waits for registers, which
+// loads would share with the exponentials: a wait for one of those would then be one for memory.
+template <int BYTES> __device__ __forceinline__ void copy_ahead(void *to, u64 from) {
+    const u32 shared = u32(__cvta_generic_to_shared(to));
+    if constexpr (BYTES == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from) : "memory");
+    else asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(from), "n"(BYTES) : "memory");
+}
+__device__ __forceinline__ void copies_are_there() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// What a warp's channels take of a tile of tokens.
+template <typename T> struct __align__(16) TokenTile {
+    T u[TILE][WARP_CHANNELS], delta[TILE][WARP_CHANNELS], z[TILE][WARP_CHANNELS];
+    T bc[TILE][32]; // B, then C
+};
+template <typename T> struct WarpMemory {
+    TokenTile<T> tiles[2];               // this one's and the next one's
+    float4 deltas[8][TILE + 1];     // (pairs of channels, tokens): both δ, both δu; one more against conflicts of banks
+    float4 bc[sizeof(T) == 4 ? 1 : TILE][8]; // of types of 16 bits: B and C, wide
+};
+
+// Four threads share two channels, each with four states of both; a warp waits for no other one. Before the recurrence of
+// a tile its threads see to what the tokens need by themselves, four tokens each. The sums over the states end, each
+// token's, where the token began. C lies behind B. Grid: channels, chunks, sequences.
+//
+// Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes a chunk's last state from
+// a zero one; then every chunk finds its first state from those before. The first chunk needs none and goes with the
+// summaries.
+template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(const ScanArgs &p, int chunk, WarpMemory<T> &memory) {
+    const bool NARROW = sizeof(T) == 2;
+    const int QUADS = TILE / 4, SEGMENT = 16 / sizeof(T), SEGMENTS = WARP_CHANNELS / SEGMENT;
+    const int in_warp = threadIdx.x % 32, lane = threadIdx.x % 4, pair = in_warp / 4;
+    const int first_channel = (blockIdx.x * (SCAN_THREADS / 32) + threadIdx.x / 32) * WARP_CHANNELS;
+    // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
+    const int own = first_channel + 2 * pair;
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - 2);
+    const Sequence sequence = sequence_of<true>(p.sequences, blockIdx.z);
+    const int begin = chunk ? p.first + (chunk - 1) * p.chunk : 0;
+    const int end = min(p.first + chunk * p.chunk, sequence.len);
+
+    const int segment = min(first_channel + in_warp % SEGMENTS * SEGMENT, p.channels - SEGMENT);
+    const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + segment;
+    const T *delta_of = static_cast<const T *>(p.delta) + sequence.row * p.delta_stride + segment;
+    const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + segment;
+    const T *bc_of = static_cast<const T *>(p.b) + sequence.row * p.bc_stride + in_warp % 8 * 4;
+    T *y_of = static_cast<T *>(p.u) + sequence.row * p.u_stride + channel;
+    const int u_step = p.u_stride * int(sizeof(T)), delta_step = p.delta_stride * int(sizeof(T));
+    const int z_step = p.z_stride * int(sizeof(T)), bc_step = p.bc_stride * int(sizeof(T));
+    auto read = [&](int tile, TokenTile<T> &to) {
+#pragma unroll
+        for (int i = 0; i < TILE; i += 32 / SEGMENTS) {
+            const int token = i + in_warp / SEGMENTS, at = min(tile + token, end - 1), column = in_warp % SEGMENTS * SEGMENT;
+            copy_ahead<16>(&to.u[token][column], row_of(u_of, at, u_step));
+            copy_ahead<16>(&to.delta[token][column], row_of(delta_of, at, delta_step));
+            if (!SUMMARY) copy_ahead<16>(&to.z[token][column], row_of(z_of, at, z_step));
+        }
+#pragma unroll
+        for (int i = 0; i < TILE; i += 4) {
+            const int token = i + in_warp / 8;
+            copy_ahead<4 * sizeof(T)>(&to.bc[token][in_warp % 8 * 4], row_of(bc_of, min(tile + token, end - 1), bc_step));
+        }
+    };
+    if (begin < end) read(begin, memory.tiles[0]);
+
+    // The state before the first token of the chunk.
+    const i64 summary = (i64(blockIdx.z) * p.chunks * p.channels + channel) * 16 + 4 * lane;
+    const i64 next_summary = i64(p.channels) * 16;
+    float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * 16 + 4 * lane;
+    float h[2][4], a[2][4], bias[2], skip[2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+        load<4>(p.a + i64(channel + c) * 16 + 4 * lane, a[c]);
+        bias[c] = p.delta_bias[channel + c];
+        skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
+#pragma unroll
+        for (int s = 0; s < 4; ++s) h[c][s] = 0.0f;
+        if (!SUMMARY && chunk == 0 && p.state) load<4>(kept + c * 16, h[c]);
+        if (!SUMMARY && chunk > 0) load<4>(p.ends + summary + c * 16, h[c]);
+    }
+    if (!SUMMARY) {
+#pragma unroll 4
+        for (int before = 1; before < chunk; ++before) {
+            float sums[2];
+            load<2>(p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel, sums);
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                float last[4];
+                load<4>(p.ends + summary + before * next_summary + c * 16, last);
+#pragma unroll
+                for (int s = 0; s < 4; ++s) h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], last[s]);
+            }
+        }
+    }
+
+    float delta_sum[2] = {};
+    int half = 0;
+    for (int tile = begin; tile < end; tile += TILE, half ^= 1) {
+        TokenTile<T> &now = memory.tiles[half];
+        copies_are_there();
+        __syncwarp();
+        if (tile + TILE < end) read(tile + TILE, memory.tiles[half ^ 1]);
+        // Tokens that are not there have a δ of 0, which leaves the state as it is.
+        if (tile + TILE > end) {
+#pragma unroll
+            for (int q = 0; q < QUADS; ++q)
+                if (tile + 4 * q + lane >= end) now.delta[4 * q + lane][2 * pair] = now.delta[4 * q + lane][2 * pair + 1] = narrow<T>(-60000.0f);
+        }
+        float u[QUADS][2], delta[QUADS][2], z[QUADS][2], direct[QUADS][2], gate[QUADS][2];
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) {
+            load<2>(&now.u[4 * q + lane][2 * pair], u[q]);
+            load<2>(&now.delta[4 * q + lane][2 * pair], delta[q]);
+            if (!SUMMARY) load<2>(&now.z[4 * q + lane][2 * pair], z[q]);
+        }
+        float wide[2][8];
+        if constexpr (NARROW) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) load<8>(&now.bc[0][0] + (32 * i + in_warp) * 8, wide[i]);
+        }
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                delta[q][c] = softplus_for<T>(delta[q][c] + bias[c]);
+                if (SUMMARY) delta_sum[c] += delta[q][c];
+                else direct[q][c] = skip[c] * u[q][c], gate[q][c] = silu(z[q][c]);
+                u[q][c] *= delta[q][c];
+            }
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) memory.deltas[pair][4 * q + lane] = make_float4(delta[q][0], delta[q][1], u[q][0], u[q][1]);
+        if (NARROW) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float(&from)[8] = wide[i / 2];
+                const int at = i % 2 * 4;
+                (&memory.bc[0][0])[(32 * (i / 2) + in_warp) * 2 + i % 2] = make_float4(from[at], from[at + 1], from[at + 2], from[at + 3]);
+            }
+        }
+        __syncwarp();
+
+        const float4 *bc = NARROW ? &memory.bc[0][0] : reinterpret_cast<const float4 *>(now.bc);
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) {
+            float part[2][4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float4 deltas = memory.deltas[pair][4 * q + i];
+                const float d[2] = {deltas.x, deltas.y}, du[2] = {deltas.z, deltas.w};
+                const float4 b4 = bc[(4 * q + i) * 8 + lane], c4 = SUMMARY ? b4 : bc[(4 * q + i) * 8 + 4 + lane];
+                const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+#pragma unroll
+                    for (int s = 0; s < 4; ++s) {
+                        h[c][s] = fmaf(exp2_approx(d[c] * a[c][s]), h[c][s], du[c] * b[s]);
+                        if (!SUMMARY) part[c][i] = s ? fmaf(h[c][s], out[s], part[c][i]) : h[c][s] * out[s];
+                    }
+            }
+            if (SUMMARY) continue;
+            // Each exchange halves the tokens that a thread holds sums of.
+#pragma unroll
+            for (int width = 2; width > 0; width /= 2) {
+                const bool upper = lane & width;
+#pragma unroll
+                for (int c = 0; c < 2; ++c)
+#pragma unroll
+                    for (int i = 0; i < width; ++i) {
+                        const float give = upper ? part[c][i] : part[c][i + width];
+                        const float keep = upper ? part[c][i + width] : part[c][i];
+                        part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, 4);
+                    }
+            }
+            float y[2];
+#pragma unroll
+            for (int c = 0; c < 2; ++c) y[c] = (direct[q][c] + part[c][0]) * gate[q][c];
+            const int token = tile + 4 * q + lane;
+            store_if<T>(exists && token < end, row_of(y_of, token, u_step), y);
+        }
+    }
+
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+        if (SUMMARY) {
+            delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], 1, 4);
+            delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], 2, 4);
+            if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel + c] = delta_sum[c];
+        }
+        if (!exists) continue;
+        if (SUMMARY || end < sequence.len) {
+            if (SUMMARY || chunk == 0) store<4>(p.ends + summary + chunk * next_summary + c * 16, h[c]);
+        } else if (p.state) {
+            store<4>(kept + c * 16, h[c]);
+        }
+    }
+    if (!SUMMARY && p.state && end == sequence.len && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
 }
 
 // ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none. Weights
@@ -1374,12 +1546,18 @@ extern "C" __global__ void copy(CopyArgs a) {
     }
 }
 
-#define SCAN(T, NAME, C, S, LANES, EXACT, EQUAL)                                                                   \
-    extern "C" __global__ void __launch_bounds__(THREADS) scan_##NAME(ScanArgs a) {                               \
-        scan<T, C, S, LANES, EXACT, false, EQUAL>(a);                                                              \
+#define SCAN(T, NAME, S, LANES)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS) scan_##NAME(ScanArgs a) { scan<T, S, LANES, false>(a); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) { scan<T, S, LANES, true>(a); }
+#define SCAN_16(T, NAME)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(SCAN_THREADS, 4) scan_16_##NAME(ScanArgs a) {                    \
+        __shared__ WarpMemory<T> memory[SCAN_THREADS / 32];                                                        \
+        scan_16<T, false>(a, blockIdx.y + (a.chunks > 1), memory[threadIdx.x / 32]);                               \
     }                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS) summary_##NAME(ScanArgs a) {                            \
-        scan<T, C, S, LANES, EXACT, true, EQUAL>(a);                                                               \
+    extern "C" __global__ void __launch_bounds__(SCAN_THREADS, 4) summary_16_##NAME(ScanArgs a) {                 \
+        __shared__ WarpMemory<T> memory[SCAN_THREADS / 32];                                                        \
+        if (blockIdx.y == 0) scan_16<T, false>(a, 0, memory[threadIdx.x / 32]);                                    \
+        else scan_16<T, true>(a, blockIdx.y, memory[threadIdx.x / 32]);                                            \
     }
 // Those of a step, which are compiled for 9.0 too.
 #define STEPS(T, NAME)                                                                                             \
@@ -1392,17 +1570,18 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_32_##NAME(ProductArgs a) { tile<T, UNITS, 32>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_8_##NAME(StepArgs a) { step_tile<T, UNITS, 8>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_32_##NAME(StepArgs a) { step_tile<T, UNITS, 32>(a); }
-#define ALL(T, NAME, C, S, LANES)                                                                                  \
+#define ALL(T, NAME)                                                                                               \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
-        conv_tile<T>(a.conv, a.span);                                                                              \
+        if (a.conv.branch_stride) conv_tile<T, true>(a.conv, a.span);                                              \
+        else conv_tile<T, false>(a.conv, a.span);                                                                  \
     }                                                                                                              \
     extern "C" __global__ void conv_token_##NAME(ConvArgs a) { conv<T, 1, 1>(a); }                                 \
     extern "C" __global__ void history_##NAME(HistoryArgs a) { history<T>(a); }                                    \
-    SCAN(T, 16_##NAME, C, S, LANES, true, true)                                                                    \
-    SCAN(T, upto16_##NAME, 1, 4, 4, false, false)                                                                  \
-    SCAN(T, upto64_##NAME, 1, 4, 16, false, false)                                                                 \
-    SCAN(T, upto256_##NAME, 1, 16, 16, false, false)                                                               \
+    SCAN_16(T, NAME)                                                                                              \
+    SCAN(T, upto16_##NAME, 4, 4)                                                                                   \
+    SCAN(T, upto64_##NAME, 4, 16)                                                                                  \
+    SCAN(T, upto256_##NAME, 16, 16)                                                                                \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
 
 STEPS(float, f32)
@@ -1413,8 +1592,7 @@ TILES(float, true, tf32)
 TILES(bf16, true, bf16)
 TILES(f16, true, f16)
 #ifndef STEPS_ONLY
-// How channels and their 16 states are shared out was measured for each type.
-ALL(float, f32, 2, 4, 4)
-ALL(bf16, bf16, 1, 8, 2)
-ALL(f16, f16, 1, 8, 2)
+ALL(float, f32)
+ALL(bf16, bf16)
+ALL(f16, f16)
 #endif
