@@ -25,7 +25,7 @@ help:
 	@echo "make test-dist  the tests of all languages, against the unpacked archive"
 	@echo "make bench      measure speed; bench-peers: beside PyTorch, installed into target/peers"
 	@echo "make test-cuda  the tests that need an NVIDIA GPU; bench-cuda: measure speed there"
-	@echo "make kernels    remake src/cuda/kernels/layer.ptx from layer.cu"
+	@echo "make kernels    remake the PTX files of src/cuda/kernels from layer.cu"
 	@echo "make header     remake include/lite_mamba.h from src/ffi"
 	@echo "make abi        remake packaging/abi after a compatible change of the C ABI"
 	@echo "make clean      remove what was built"

@@ -15,7 +15,9 @@ fn main() {
         _ => {}
     }
     #[cfg(feature = "cuda")]
-    ["layer", "steps"].into_iter().for_each(pack);
+    for part in ["layer", "steps", "early_steps"] {
+        ["f32", "bf16", "f16"].into_iter().for_each(|storage| pack(&format!("{part}.{storage}")));
+    }
 }
 
 /// Writes a file of kernels as the library holds it: deflated to a fifth.

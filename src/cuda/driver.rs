@@ -46,11 +46,20 @@ pub const MAX_SHARED: u32 = 80 << 10;
 /// The most that the products' kernels ask for: what a block gets on every device.
 pub const MAX_TILE_SHARED: u32 = 99 << 10;
 
-/// As `build.rs` packs it.
-static PTX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/layer.ptx.deflate"));
-/// The kernels of a step for devices on which they begin early, and what that takes besides: a driver that can capture
-/// it into a graph.
-static STEPS_PTX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steps.ptx.deflate"));
+/// The kernels of each storage type, as `build.rs` packs them.
+macro_rules! packed {
+    ($part:literal) => {
+        [packed!($part, "f32"), packed!($part, "bf16"), packed!($part, "f16")]
+    };
+    ($part:literal, $storage:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $part, ".", $storage, ".ptx.deflate"))
+    };
+}
+static LAYER: [&[u8]; 3] = packed!("layer");
+static STEPS: [&[u8]; 3] = packed!("steps");
+/// Those of a step for devices on which they begin early, and what that takes besides: a driver that can capture it into
+/// a graph.
+static EARLY_STEPS: [&[u8]; 3] = packed!("early_steps");
 const EARLY_CAPABILITY: (c_int, c_int) = (9, 0);
 const EARLY_DRIVER: c_int = 12_030;
 
@@ -153,7 +162,9 @@ impl Default for Launch {
 pub struct Gpu {
     index: u32,
     context: sys::CUcontext,
-    functions: BTreeMap<&'static str, [sys::CUfunction; 3]>,
+    /// The kernels of each storage type that a layer has been asked for, by number.
+    functions: [OnceLock<Vec<sys::CUfunction>>; 3],
+    loading: Mutex<()>,
     blas: blas::cublasLtHandle_t,
     multiprocessors: u32,
     /// Whether kernels of a step begin early.
@@ -221,9 +232,33 @@ impl Gpu {
         // SAFETY: as above. The context is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
         let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
-        let mut gpu =
-            Gpu { index, context, functions: BTreeMap::new(), blas: null_mut(), multiprocessors, early };
+        let mut gpu = Gpu {
+            index,
+            context,
+            functions: Default::default(),
+            loading: Mutex::new(()),
+            blas: null_mut(),
+            multiprocessors,
+            early,
+        };
         let _current = gpu.enter()?;
+        // SAFETY: the context is current; the pointer is to a field.
+        check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
+        Ok(gpu)
+    }
+
+    /// Has the driver load the kernels of a storage type, which it translates where it has not kept them, unless they are
+    /// there.
+    ///
+    /// # Errors
+    /// `Cuda`
+    pub fn load(&self, storage: Storage) -> Result<()> {
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let functions = &self.functions[storage as usize];
+        if functions.get().is_some() {
+            return Ok(());
+        }
+        let _current = self.enter()?;
         let load = |packed: &[u8]| {
             let mut ptx = miniz_oxide::inflate::decompress_to_vec(packed).expect("what build.rs has packed");
             ptx.push(0);
@@ -232,39 +267,33 @@ impl Gpu {
             check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast()) })?;
             Ok(module)
         };
-        let module = load(PTX)?;
-        let steps = if early { load(STEPS_PTX)? } else { module };
-        for kernel in Kernel::ALL {
-            let mut functions = [null_mut(); 3];
-            for (function, storage) in functions.iter_mut().zip(Storage::ALL) {
-                if !kernel.exists(storage) {
-                    continue;
-                }
-                let name = kernel.symbol(storage);
-                let module = if kernel.begins_early() { steps } else { module };
-                // SAFETY: the module is loaded, the name a C string.
-                let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
-                check("cuModuleGetFunction", status)?;
-                use sys::CUfunction_attribute as attribute;
-                let set = |attribute, value: u32| {
-                    // SAFETY: the function has just been found.
-                    check("cuFuncSetAttribute", unsafe {
-                        sys::cuFuncSetAttribute(*function, attribute, value as c_int)
-                    })
-                };
-                if kernel.begins_early() {
-                    // A multiprocessor is idle for a moment where the next kernel would share out its memory otherwise.
-                    set(attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
-                }
-                if let Some(most) = kernel.most_shared() {
-                    set(attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)?;
-                }
+        let layer = load(LAYER[storage as usize])?;
+        let steps = load(if self.early { EARLY_STEPS } else { STEPS }[storage as usize])?;
+        let mut loaded = vec![null_mut(); Kernel::ALL.len()];
+        for &kernel in Kernel::ALL.iter().filter(|kernel| kernel.exists(storage)) {
+            let function = &mut loaded[kernel as usize];
+            let name = kernel.symbol(storage);
+            let module = if kernel.begins_early() { steps } else { layer };
+            // SAFETY: the module is loaded, the name a C string.
+            let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
+            check("cuModuleGetFunction", status)?;
+            use sys::CUfunction_attribute as attribute;
+            let set = |attribute, value: u32| {
+                // SAFETY: the function has just been found.
+                check("cuFuncSetAttribute", unsafe {
+                    sys::cuFuncSetAttribute(*function, attribute, value as c_int)
+                })
+            };
+            if kernel.begins_early() {
+                // A multiprocessor is idle for a moment where the next kernel would share out its memory otherwise.
+                set(attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
             }
-            gpu.functions.insert(kernel.name(), functions);
+            if let Some(most) = kernel.most_shared() {
+                set(attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)?;
+            }
         }
-        // SAFETY: the context is current; the pointer is to a field.
-        check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
-        Ok(gpu)
+        let _ = functions.set(loaded);
+        Ok(())
     }
 
     /// The number of the device.
@@ -306,7 +335,7 @@ impl Gpu {
         check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
     }
 
-    /// Enqueues a kernel. The device is current.
+    /// Enqueues a kernel. The device is current, and the kernels of the type have been loaded.
     ///
     /// # Errors
     /// `Cuda`
@@ -343,7 +372,8 @@ impl Gpu {
         Launch { grid, block, shared, cluster }: Launch,
         arguments: &A,
     ) -> Result<()> {
-        let function = self.functions[kernel.name()][storage as usize];
+        let functions = self.functions[storage as usize].get().expect("kernels are loaded with the layer");
+        let function = functions[kernel as usize];
         // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
         let [x, y, z] = grid.map(|side| side as u32);
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];

@@ -147,6 +147,7 @@ impl Engine {
     pub fn new(config: &Config, dims: &Dims) -> Result<Engine> {
         let storage = check(config)?;
         let gpu = Gpu::get(config.device_index)?;
+        gpu.load(storage)?;
         let sizes = [
             ("d_model", dims.d_model),
             ("2 · d_inner", product("d_inner", &[2, dims.d_inner])?),
@@ -311,7 +312,7 @@ impl Engine {
             to_type: to.dtype as u32,
         };
         // SAFETY: tensors of the call, as large as it says.
-        unsafe { parameters::copy(self.gpu, stream, &arguments) }
+        unsafe { parameters::copy(self.gpu, stream, self.storage, &arguments) }
     }
 
     /// Enqueues all blocks of a call whose tokens are contiguous.

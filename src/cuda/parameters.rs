@@ -339,24 +339,24 @@ impl Parameters {
         };
         let _current = self.gpu.enter()?;
         // SAFETY: both tensors are as large as their sides say.
-        unsafe { copy(self.gpu, Stream::DEFAULT, &arguments) }?;
+        unsafe { copy(self.gpu, Stream::DEFAULT, self.storage, &arguments) }?;
         self.gpu.synchronize()
     }
 }
 
-/// Enqueues a copy of a tensor. The device is current.
+/// Enqueues a copy of a tensor, by the kernels of a layer's type. The device is current.
 ///
 /// # Errors
 /// `Cuda`
 ///
 /// # Safety
 /// Both tensors are on the device and as large as told.
-pub unsafe fn copy(gpu: &Gpu, stream: Stream, arguments: &CopyArgs) -> Result<()> {
+pub unsafe fn copy(gpu: &Gpu, stream: Stream, storage: Storage, arguments: &CopyArgs) -> Result<()> {
     let count: i64 = arguments.sides.iter().product();
     if count == 0 {
         return Ok(());
     }
     let blocks = (count as usize).div_ceil(256).min(64 * gpu.multiprocessors() as usize);
     // SAFETY: the caller's promise.
-    unsafe { gpu.launch(stream, Kernel::Copy, Storage::F32, [blocks, 1, 1], [256, 1], arguments) }
+    unsafe { gpu.launch(stream, Kernel::Copy, storage, [blocks, 1, 1], [256, 1], arguments) }
 }

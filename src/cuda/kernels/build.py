@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes layer.ptx and steps.ptx from layer.cu with NVRTC, or with --check says whether they belong together.
+"""Makes the files of PTX from layer.cu with NVRTC, or with --check says whether they belong together.
 
     build.py LIBNVRTC [--check]
 
@@ -13,10 +13,9 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 SOURCE = HERE / "layer.cu"
-TARGETS = {
-    HERE / "layer.ptx": [b"--gpu-architecture=compute_80", b"--std=c++17"],
-    HERE / "steps.ptx": [b"--gpu-architecture=compute_90", b"--std=c++17", b"-DSTEPS_ONLY"],
-}
+STORAGES = {"f32": "float", "bf16": "bf16", "f16": "f16"}
+# Kernels and target of a file of each storage type. Drivers translate whole files: a device takes one of the two of steps.
+PARTS = {"layer": ("OTHERS", "compute_80"), "steps": ("STEPS", "compute_80"), "early_steps": ("STEPS", "compute_90")}
 VERSION = (12, 0)
 
 
@@ -42,12 +41,17 @@ def compile_ptx(nvrtc: ctypes.CDLL, options: list[bytes]) -> str:
 
 def main() -> None:
     nvrtc = ctypes.CDLL(sys.argv[1])
-    for target, options in TARGETS.items():
-        ptx = compile_ptx(nvrtc, options)
-        if "--check" not in sys.argv:
-            target.write_text(ptx)
-        elif target.read_text() != ptx:
-            sys.exit(f"src/cuda/kernels/{target.name} is not what layer.cu compiles to: run `make kernels`")
+    for part, (kernels, architecture) in PARTS.items():
+        for name, storage in STORAGES.items():
+            target = HERE / f"{part}.{name}.ptx"
+            with_tf32 = "_AND_TF32" if kernels == "STEPS" and name == "f32" else ""
+            options = [f"--gpu-architecture={architecture}", "--std=c++17"]
+            options += [f"-DKERNELS={kernels}{with_tf32}", f"-DSTORAGE={storage}", f"-DNAME={name}"]
+            ptx = compile_ptx(nvrtc, [option.encode() for option in options])
+            if "--check" not in sys.argv:
+                target.write_text(ptx)
+            elif target.read_text() != ptx:
+                sys.exit(f"src/cuda/kernels/{target.name} is not what layer.cu compiles to: run `make kernels`")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 // The stages of the layer on a GPU, beside the matrix products that cuBLASLt computes. `build.py` makes
-// layer.ptx from this file; it needs no header, so that NVRTC alone compiles it.
+// the files of PTX from this one; it needs no header, so that NVRTC alone compiles it.
 //
 // Tensors are row-major, a row being a token; T is the storage type, arithmetic and states are f32. The structs
 // of arguments are those of `kernels.rs`, field by field.
@@ -1559,18 +1559,21 @@ extern "C" __global__ void copy(CopyArgs a) {
         if (blockIdx.y == 0) scan_16<T, false>(a, 0, memory[threadIdx.x / 32]);                                    \
         else scan_16<T, true>(a, blockIdx.y, memory[threadIdx.x / 32]);                                            \
     }
-// Those of a step, which are compiled for 9.0 too.
-#define STEPS(T, NAME)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(256) one_row_##NAME(ProductArgs a) { one_row<T>(a); }             \
-    extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) { step_conv<T>(a); }        \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }
 #define TILES(T, UNITS, NAME)                                                                                      \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_8_##NAME(ProductArgs a) { tile<T, UNITS, 8>(a); }   \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_32_##NAME(ProductArgs a) { tile<T, UNITS, 32>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_8_##NAME(StepArgs a) { step_tile<T, UNITS, 8>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_32_##NAME(StepArgs a) { step_tile<T, UNITS, 32>(a); }
-#define ALL(T, NAME)                                                                                               \
+#define STEPS(T, NAME)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) one_row_##NAME(ProductArgs a) { one_row<T>(a); }             \
+    extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) { step_conv<T>(a); }        \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }    \
+    TILES(T, sizeof(T) == 2, NAME)
+#define STEPS_AND_TF32(T, NAME)                                                                                    \
+    STEPS(T, NAME)                                                                                                \
+    TILES(T, true, tf32)
+#define OTHERS(T, NAME)                                                                                            \
     extern "C" __global__ void conv_##NAME(ConvArgs a) { conv<T, 1, 8>(a); }                                       \
     extern "C" __global__ void __launch_bounds__(512, 2) conv_tile_##NAME(ConvTileArgs a) {                       \
         if (a.conv.branch_stride) conv_tile<T, true>(a.conv, a.span);                                              \
@@ -1584,15 +1587,6 @@ extern "C" __global__ void copy(CopyArgs a) {
     SCAN(T, upto256_##NAME, 16, 16)                                                                                \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
 
-STEPS(float, f32)
-STEPS(bf16, bf16)
-STEPS(f16, f16)
-TILES(float, false, f32)
-TILES(float, true, tf32)
-TILES(bf16, true, bf16)
-TILES(f16, true, f16)
-#ifndef STEPS_ONLY
-ALL(float, f32)
-ALL(bf16, bf16)
-ALL(f16, f16)
-#endif
+// A file has the kernels of one storage type: those of a step, or the others.
+#define EXPANDED(T, NAME) KERNELS(T, NAME)
+EXPANDED(STORAGE, NAME)
