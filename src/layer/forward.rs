@@ -112,6 +112,7 @@ impl Shares {
         work: impl Fn(Chunk<'_, R>, ArrayViewMut4<R>) + Send + Sync,
     ) {
         let Shares { share, chunk, scratch_len } = *self;
+        // Two blocks of channels are one of what is prepared.
         let pairs = |blocks: usize| blocks.div_ceil(2);
         let pair_len = prepared.len() / pairs(tensor.len_of(Axis(1)));
         let (prepared_share, prepared_chunk) = (pairs(share) * pair_len, pairs(chunk) * pair_len);
