@@ -9,6 +9,7 @@ use std::ptr::{from_mut, from_ref, null_mut};
 
 use common::golden::{self, TypedGolden};
 use common::layers::{self, bits, oracle, parameter, random_layer};
+use common::oracle::OracleLayer;
 use common::random::Random;
 use common::{relative_error, relative_error_f32, widen};
 use cudarc::driver::sys;
@@ -63,6 +64,17 @@ fn round(storage: Storage, values: &[f32]) -> Vec<f32> {
         Storage::Bf16 => values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect(),
         Storage::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
     }
+}
+
+/// The oracle with the layer's parameters, as they are when stored so.
+fn rounded_oracle(layer: &Layer, storage: Storage) -> OracleLayer {
+    let mut oracle = oracle(layer);
+    for (name, (_, values)) in &mut oracle.params {
+        if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
+            *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
+        }
+    }
+    oracle
 }
 
 /// The same layer on the GPU.
@@ -232,12 +244,7 @@ fn random_layers_of_every_type() {
         let x = random.values(batch * seqlen * config.d_model);
         for (storage, allowed) in [(Storage::F32, 2e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
             let engine = engine(&layer, storage);
-            let mut exact = oracle(&layer);
-            for (name, (_, values)) in &mut exact.params {
-                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
-                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
-                }
-            }
+            let exact = rounded_oracle(&layer, storage);
             let x = round(storage, &x);
             let exact = exact.forward(&widen(&x), batch, seqlen);
             let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
@@ -273,12 +280,7 @@ fn sixteen_states_of_every_type() {
         let x = random.values(batch * seqlen * d_model);
         for (storage, allowed) in [(Storage::F32, 1e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
             let engine = engine(&layer, storage);
-            let mut exact = oracle(&layer);
-            for (name, (_, values)) in &mut exact.params {
-                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
-                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
-                }
-            }
+            let exact = rounded_oracle(&layer, storage);
             let what = format!("{} of {d_model} as {storage:?}, {batch} x {seqlen}", variant.name());
             let x = round(storage, &x);
             let exact = exact.forward(&widen(&x), batch, seqlen);
@@ -327,12 +329,7 @@ fn steps_of_any_number_of_sequences() {
             (Storage::Bf16, Math::Default, 1.5e-1),
             (Storage::Bf16, Math::Tf32, 1.5e-1),
         ] {
-            let mut exact = oracle(&layer);
-            for (name, (_, values)) in &mut exact.params {
-                if !matches!(name.as_str(), "A_log" | "D" | "conv_gates") {
-                    *values = widen(&round(storage, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()));
-                }
-            }
+            let exact = rounded_oracle(&layer, storage);
             let x = round(storage, &x);
             let exact = exact.forward(&widen(&x), MOST, TOKENS);
             let mut engine =
