@@ -549,7 +549,9 @@ impl Engine {
 
     /// The state of a block that is one token of a few sequences, whose stages take fewer and shorter kernels.
     fn steps<'a>(&self, block: &Block<'a>) -> Option<&'a State> {
+        // The last token of sequences that have been cut is one of each too, but lies a sequence from the next.
         let fits = block.seqlen == 1
+            && block.contiguous
             && block.rows == block.count
             && block.sequences.starts == 0
             && block.rows <= MAX_STEPS
