@@ -573,11 +573,12 @@ impl Cache {
 
 #[cfg(feature = "cuda")]
 impl Cache {
-    /// [`Cache::with_state`] of a cache on a device, which a call leaves undefined that fails after it has begun.
+    /// [`Cache::with_state`] of a cache on a device, which a call also leaves undefined that fails after it has begun.
     pub(crate) fn with_device_state(
         &mut self,
         call: impl FnOnce(&crate::cuda::State) -> Result<()>,
     ) -> Result<()> {
+        self.poisoned = true;
         let Held::Device(held) = &self.state else { unreachable!("check_fits has told where the layer is") };
         let result = call(&held.state);
         self.poisoned = held.state.is_undefined();

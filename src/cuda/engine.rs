@@ -91,6 +91,7 @@ pub struct DeviceTokens {
 #[derive(Debug)]
 pub struct Started<'a> {
     engine: &'a Engine,
+    state: Option<&'a State>,
     own: (OwnStream, Workspace),
 }
 
@@ -100,8 +101,11 @@ impl Started<'_> {
     /// # Errors
     /// `Cuda`; the state is then undefined.
     pub fn finish(self, y: &mut [f32]) -> Result<()> {
-        let Started { engine, own } = self;
+        let Started { engine, state, own } = self;
         own.1.tokens[2].read(own.0.stream(), 0, y)?;
+        if let Some(state) = state {
+            state.set_undefined(false);
+        }
         engine.workspaces.put_back(own);
         Ok(())
     }
@@ -206,7 +210,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Cuda`; the state is then undefined.
-    pub fn start(&self, x: &[f32], calls: Calls<'_>, state: Option<&State>) -> Result<Started<'_>> {
+    pub fn start<'a>(&'a self, x: &[f32], calls: Calls<'_>, state: Option<&'a State>) -> Result<Started<'a>> {
         assert_eq!(x.len(), calls.rows() * self.dims.d_model);
         // A caller's stream may still be at the state.
         if state.is_some() {
@@ -229,13 +233,10 @@ impl Engine {
             self.copy(stream, as_floats, as_stored, [1, calls.rows()])?;
         }
         self.run(&current, stream, workspace, [address; 2], calls, state)?;
-        if let Some(state) = state {
-            state.set_undefined(false);
-        }
         if !is_direct {
             self.copy(stream, as_stored, as_floats, [1, calls.rows()])?;
         }
-        Ok(Started { engine: self, own })
+        Ok(Started { engine: self, state, own })
     }
 
     /// Enqueues a call on the caller's stream. What it reads and writes has been checked; `x` and `y` are the same tensor,
@@ -275,11 +276,11 @@ impl Engine {
             self.copy(stream, x, self.contiguous(addresses[0], self.storage, calls), sides)?;
         }
         self.run(&current, stream, workspace, addresses, calls, state)?;
-        if let Some(state) = state {
-            state.set_undefined(false);
-        }
         if !is_direct[1] {
             self.copy(stream, self.contiguous(addresses[1], self.storage, calls), y, sides)?;
+        }
+        if let Some(state) = state {
+            state.set_undefined(false);
         }
         Ok(())
     }
