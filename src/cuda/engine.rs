@@ -403,43 +403,48 @@ impl Engine {
         let pieces = (group * seqlen).div_ceil(most);
         let piece = if pieces == 1 { seqlen } else { seqlen.div_ceil(pieces).next_multiple_of(TILE) };
         let mut own = workspace.state.take();
-        if state.is_none() && piece < seqlen {
-            workspace.retired.grow_state(&mut own, group, || self.new_state(group))?;
-        }
-        let own_in_use = own.as_ref().filter(|_| state.is_none() && piece < seqlen);
-        let row_bytes = self.dims.d_model * self.storage.size();
-        for first in range.clone().step_by(group) {
-            let count = group.min(range.end - first);
-            if let Some(own) = own_in_use {
-                own.enqueue_reset(stream)?;
+        // A captured graph may still use it, whatever fails here.
+        let mut run = || -> Result<()> {
+            if state.is_none() && piece < seqlen {
+                workspace.retired.grow_state(&mut own, group, || self.new_state(group))?;
             }
-            for token in (0..seqlen).step_by(piece) {
-                let piece = piece.min(seqlen - token);
-                let offset = (((first - range.start) * seqlen + token) * row_bytes) as u64;
-                let tokens = tokens.map(|address| Rows {
-                    address: address + offset,
-                    stride: self.dims.d_model,
-                    batch_stride: seqlen * self.dims.d_model,
-                });
-                let sequences = Sequences {
-                    starts: 0,
-                    lanes: if lanes == 0 || own_in_use.is_some() { 0 } else { lanes + 4 * first as u64 },
-                    seqlen: piece as i32,
-                    first_lane: if own_in_use.is_some() { 0 } else { first as i32 },
-                };
-                let block = Block {
-                    count,
-                    seqlen: piece,
-                    rows: count * piece,
-                    contiguous: piece == seqlen || count == 1,
-                    sequences,
-                    state: state.or(own_in_use),
-                };
-                self.block(stream, workspace, tokens, &block)?;
+            let own_in_use = own.as_ref().filter(|_| state.is_none() && piece < seqlen);
+            let row_bytes = self.dims.d_model * self.storage.size();
+            for first in range.clone().step_by(group) {
+                let count = group.min(range.end - first);
+                if let Some(own) = own_in_use {
+                    own.enqueue_reset(stream)?;
+                }
+                for token in (0..seqlen).step_by(piece) {
+                    let piece = piece.min(seqlen - token);
+                    let offset = (((first - range.start) * seqlen + token) * row_bytes) as u64;
+                    let tokens = tokens.map(|address| Rows {
+                        address: address + offset,
+                        stride: self.dims.d_model,
+                        batch_stride: seqlen * self.dims.d_model,
+                    });
+                    let sequences = Sequences {
+                        starts: 0,
+                        lanes: if lanes == 0 || own_in_use.is_some() { 0 } else { lanes + 4 * first as u64 },
+                        seqlen: piece as i32,
+                        first_lane: if own_in_use.is_some() { 0 } else { first as i32 },
+                    };
+                    let block = Block {
+                        count,
+                        seqlen: piece,
+                        rows: count * piece,
+                        contiguous: piece == seqlen || count == 1,
+                        sequences,
+                        state: state.or(own_in_use),
+                    };
+                    self.block(stream, workspace, tokens, &block)?;
+                }
             }
-        }
+            Ok(())
+        };
+        let done = run();
         workspace.state = own;
-        Ok(())
+        done
     }
 
     /// Beginnings and lanes of the sequences, where they are not what the kernels assume.
@@ -486,7 +491,8 @@ impl Engine {
         if let Some(state) = block.state {
             state.set_undefined(true);
         }
-        let products = (products.address(), products.bytes());
+        // Not what there is: the choices would hang on what was called before.
+        let products = (products.address(), wanted);
         let [xz, u, apart, projected] = [xz, u, apart, projected].map(|memory| memory.address());
         let apply = |linear: &Linear, x: Rows, y: Rows, shape: [usize; 2]| {
             // SAFETY: x and y are the caller's or the workspace's, of these rows.
