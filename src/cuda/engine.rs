@@ -152,10 +152,11 @@ impl Engine {
         let storage = check(config)?;
         let gpu = Gpu::get(config.device_index)?;
         gpu.load(storage)?;
+        // The kernels count the bytes of a row in 32 bits.
         let sizes = [
-            ("d_model", dims.d_model),
-            ("2 · d_inner", product("d_inner", &[2, dims.d_inner])?),
-            ("branches · d_inner", product("d_inner", &[dims.branches, dims.d_inner])?),
+            ("4 · d_model", product("d_model", &[4, dims.d_model])?),
+            ("8 · d_inner", product("d_inner", &[8, dims.d_inner])?),
+            ("4 · branches · d_inner", product("d_inner", &[4, dims.branches, dims.d_inner])?),
             ("dt_rank", dims.dt_rank),
             ("d_conv", dims.d_conv),
             ("num_conv_dilations", dims.branches),

@@ -57,9 +57,9 @@ impl State {
             _ => dims.conv_state_lens.iter().copied().max().into_iter().collect(),
         };
         let memory = |sizes: &[usize]| Memory::zeroed(gpu, &what, product(&what, sizes)?);
-        int("batch", lanes)?;
+        int("batch · histories", product(&what, &[lanes, ring_lens.len()])?)?;
         for &len in &ring_lens {
-            int("(d_conv - 1) · dilation + 1", len)?;
+            int("batch · ((d_conv - 1) · dilation + 1)", product(&what, &[lanes, len])?)?;
         }
         let rings = ring_lens.iter().map(|&len| memory(&[4, lanes, len, dims.d_inner]));
         let state = State {
