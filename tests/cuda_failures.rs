@@ -9,7 +9,7 @@ use std::{env, fs};
 use lite_mamba::{Config, Device, ErrorKind, Layer, Variant};
 
 /// The failure, the number of the device that is asked for, and what the sentence must have.
-const FAILURES: [(&str, u32, &str); 13] = [
+const FAILURES: [(&str, u32, &str); 14] = [
     ("no driver", 0, "device is CUDA, but there is no CUDA driver on this machine"),
     (
         "old driver",
@@ -28,6 +28,7 @@ const FAILURES: [(&str, u32, &str); 13] = [
     ("old device", 0, "device 0 has compute capability 7.5; 8.0 is needed"),
     ("no room for a context", 0, "the device is out of memory (cuDevicePrimaryCtxRetain)"),
     ("old PTX", 0, "the CUDA driver is too old for the kernels' PTX"),
+    ("other kernels", 0, "cuModuleGetFunction failed with CUDA_ERROR_UNKNOWN"),
     ("broken cuBLASLt", 0, "cublasLtCreate failed with CUBLAS_STATUS_NOT_INITIALIZED"),
     ("no room", 0, "in_proj needs 4096 bytes, which device 0 has not free"),
     ("no room", 7, "device_index is 7; the CUDA driver finds 1 device"),

@@ -156,6 +156,18 @@ impl Default for Launch {
     }
 }
 
+/// A file of kernels on a device that is the thread's current one.
+struct Module(sys::CUmodule);
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: loaded, and nothing uses its kernels.
+            unsafe { sys::cuModuleUnload(self.0) };
+        }
+    }
+}
+
 /// One device, with its primary context, which every user of the CUDA runtime in the process shares, and the kernels.
 /// There is one for each device in use, until the process ends.
 #[derive(Debug)]
@@ -229,22 +241,28 @@ impl Gpu {
             fail!(Cuda, "device {index} has compute capability {major}.{minor}; {needs}.{zero} is needed");
         }
         let multiprocessors = get(attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        // SAFETY: as above. The context is kept for as long as the process lives.
+        // SAFETY: as above. The context of a device that can be used is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
-        let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
-        let mut gpu = Gpu {
-            index,
-            context,
-            functions: Default::default(),
-            loading: Mutex::new(()),
-            blas: null_mut(),
-            multiprocessors,
-            early,
+        let with_context = || {
+            let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
+            let mut gpu = Gpu {
+                index,
+                context,
+                functions: Default::default(),
+                loading: Mutex::new(()),
+                blas: null_mut(),
+                multiprocessors,
+                early,
+            };
+            let _current = gpu.enter()?;
+            // SAFETY: the context is current; the pointer is to a field.
+            check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
+            Ok(gpu)
         };
-        let _current = gpu.enter()?;
-        // SAFETY: the context is current; the pointer is to a field.
-        check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
-        Ok(gpu)
+        with_context().inspect_err(|_| {
+            // SAFETY: retained above, and nothing uses it.
+            unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
+        })
     }
 
     /// Has the driver load the kernels of a storage type, which it translates where it has not kept them, unless they are
@@ -262,9 +280,9 @@ impl Gpu {
         let load = |packed: &[u8]| {
             let mut ptx = miniz_oxide::inflate::decompress_to_vec(packed).expect("what build.rs has packed");
             ptx.push(0);
-            let mut module = null_mut();
+            let mut module = Module(null_mut());
             // SAFETY: the image is PTX that ends in a zero.
-            check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast()) })?;
+            check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module.0, ptx.as_ptr().cast()) })?;
             Ok(module)
         };
         let layer = load(LAYER[storage as usize])?;
@@ -273,7 +291,7 @@ impl Gpu {
         for &kernel in Kernel::ALL.iter().filter(|kernel| kernel.exists(storage)) {
             let function = &mut loaded[kernel as usize];
             let name = kernel.symbol(storage);
-            let module = if kernel.begins_early() { steps } else { layer };
+            let module = if kernel.begins_early() { steps.0 } else { layer.0 };
             // SAFETY: the module is loaded, the name a C string.
             let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
             check("cuModuleGetFunction", status)?;
@@ -293,6 +311,8 @@ impl Gpu {
             }
         }
         let _ = functions.set(loaded);
+        // The kernels stay for as long as the process lives.
+        std::mem::forget([layer, steps]);
         Ok(())
     }
 
