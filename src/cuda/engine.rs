@@ -620,8 +620,10 @@ impl Engine {
         if let Some(pointwise) = &pointwise {
             apply(pointwise, apart, u)?;
         }
-        let wide = dt_rank + 2 * d_state;
-        apply(&p.x_proj(), u, Rows::new(projected, wide))?;
+        let r = Rows::new(projected, dt_rank + 2 * d_state);
+        apply(&p.x_proj(), u, r)?;
+        // It reads u and z before it waits, so the product before it must have waited for them: ours has.
+        let early = self.products.few(&p.x_proj(), [u, r], rows, None).is_some();
         let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
         let dt_proj = p.dt_proj();
         let arguments = StepScanArgs {
@@ -632,10 +634,9 @@ impl Engine {
         };
         debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
         let grid = [d_inner.div_ceil(THREADS / 4), rows, 1];
+        let launch = Launch { grid, block: [THREADS as u32, 1], early, ..Launch::default() };
         // SAFETY: as above.
-        unsafe {
-            self.gpu.launch(stream, Kernel::StepScan, self.storage, grid, [THREADS as u32, 1], &arguments)
-        }?;
+        unsafe { self.gpu.launch_with(stream, Kernel::StepScan, self.storage, launch, &arguments) }?;
         apply(&p.out_proj(), u, y)
     }
 
