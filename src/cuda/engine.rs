@@ -213,8 +213,8 @@ impl Engine {
     /// `Cuda`; the state is then undefined.
     pub fn start<'a>(&'a self, x: &[f32], calls: Calls<'_>, state: Option<&'a State>) -> Result<Started<'a>> {
         assert_eq!(x.len(), calls.rows() * self.dims.d_model);
-        // A caller's stream may still be at the state.
-        if state.is_some() {
+        // A caller's stream may still be at the state. Else nothing is: what other threads have on the device can go on.
+        if state.is_some_and(State::is_on_streams) {
             self.gpu.synchronize()?;
         }
         let current = self.gpu.enter()?;
@@ -259,6 +259,9 @@ impl Engine {
         let bytes = product("x", &[rows, self.dims.d_model, self.storage.size()])?;
         if bytes == 0 {
             return Ok(());
+        }
+        if let Some(state) = state {
+            state.set_on_streams();
         }
         let current = self.gpu.enter()?;
         let workspace = self.workspaces.of(stream)?;

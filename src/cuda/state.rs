@@ -29,6 +29,8 @@ pub struct State {
     seen: Memory,
     /// Something has begun to change it, and not come to its end.
     undefined: AtomicBool,
+    /// A caller's stream, or a graph captured there, may change it unseen.
+    on_streams: AtomicBool,
 }
 
 /// A tensor of the state.
@@ -73,6 +75,7 @@ impl State {
             lens: memory(&[4, ring_lens.len()])?,
             seen: memory(&[8, lanes])?,
             undefined: AtomicBool::new(false),
+            on_streams: AtomicBool::new(false),
             ring_lens,
         };
         let lens: Vec<u32> = state.ring_lens.iter().map(|&len| len as u32).collect();
@@ -98,6 +101,14 @@ impl State {
 
     pub(super) fn set_undefined(&self, undefined: bool) {
         self.undefined.store(undefined, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_on_streams(&self) -> bool {
+        self.on_streams.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_on_streams(&self) {
+        self.on_streams.store(true, Ordering::Relaxed);
     }
 
     /// Enqueues a change on the default stream, when all work on the device is done, and waits for it.
@@ -246,6 +257,7 @@ impl State {
             lens: copy(&self.lens)?,
             seen: copy(&self.seen)?,
             undefined: AtomicBool::new(false),
+            on_streams: AtomicBool::new(false),
             ..*self
         };
         self.gpu.synchronize()?;
