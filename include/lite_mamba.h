@@ -975,7 +975,7 @@ LM_API lm_status lm_save(const lm_layer *layer, const char *path);
 ///    is put, without waiting for it. Once such a call, of these sizes, has been made on the stream, nothing is
 ///    allocated, and the call can be captured into a graph, whose replays go on from the cache as the calls would. Calls
 ///    of one layer on one stream share their scratch memory: a graph captured there must not run while others of them
-///    do, nor outlive the layer. Not looked at on the CPU.
+///    do, nor outlive the layer or the cache. Not looked at on the CPU.
 ///
 /// On the CPU a tensor is used where it lies, with nothing allocated for it, if its type is that of the layer's
 /// arithmetic (F64 for an F64 layer, else F32), its last side is contiguous, and one stride that is not negative leads

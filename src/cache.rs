@@ -412,7 +412,7 @@ impl Cache {
     /// `InvalidArgument` for a lane that the batch does not have, `Internal` for a cache left undefined.
     pub fn reset_lane(&mut self, lane: usize) -> Result<()> {
         self.check_lane("lane", lane)?;
-        self.state.reset_lane(lane)
+        self.change(|state| state.reset_lane(lane))
     }
 
     /// Makes sequence `lane` go on from where sequence `from_lane` of `from` is.
@@ -426,7 +426,7 @@ impl Cache {
         if self.shape != from.shape {
             fail!(ShapeMismatch, "src was made for a layer of another shape or type than dst");
         }
-        self.state.copy_lane(lane, &from.state, from_lane)
+        self.change(|state| state.copy_lane(lane, &from.state, from_lane))
     }
 
     /// [`Cache::copy_lane`] from one sequence to another of the same cache.
@@ -436,7 +436,14 @@ impl Cache {
     pub fn copy_lane_within(&mut self, lane: usize, from_lane: usize) -> Result<()> {
         self.check_lane("dst_lane", lane)?;
         self.check_lane("src_lane", from_lane)?;
-        self.state.copy_lane_within(lane, from_lane)
+        self.change(|state| state.copy_lane_within(lane, from_lane))
+    }
+
+    /// Changes a state that can be used, which a failure on the way leaves undefined.
+    fn change(&mut self, change: impl FnOnce(&mut Held) -> Result<()>) -> Result<()> {
+        let done = change(&mut self.state);
+        self.poisoned = self.state.is_undefined();
+        done
     }
 
     fn check_lane(&self, name: &str, lane: usize) -> Result<()> {
@@ -508,7 +515,7 @@ impl Cache {
     pub fn set_state<T: Element>(&mut self, name: &str, values: &[T]) -> Result<()> {
         self.check_usable()?;
         let (field, shape) = self.find(name, values.len())?;
-        self.state.set(field, shape, values)
+        self.change(|state| state.set(field, shape, values))
     }
 
     /// Which tensor `name` is, and its shape, if it has `count` values.
@@ -573,11 +580,12 @@ impl Cache {
 
 #[cfg(feature = "cuda")]
 impl Cache {
-    /// [`Cache::with_state`] of a cache on a device, which a call leaves undefined that fails after it has begun.
+    /// [`Cache::with_state`] of a cache on a device, which a call also leaves undefined that fails after it has begun.
     pub(crate) fn with_device_state(
         &mut self,
         call: impl FnOnce(&crate::cuda::State) -> Result<()>,
     ) -> Result<()> {
+        self.poisoned = true;
         let Held::Device(held) = &self.state else { unreachable!("check_fits has told where the layer is") };
         let result = call(&held.state);
         self.poisoned = held.state.is_undefined();

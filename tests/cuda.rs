@@ -399,6 +399,28 @@ fn lengths_where_blocks_and_chunks_end() {
     }
 }
 
+/// Pieces of 256 tokens of 64 sequences leave the last token of each, which lies a sequence from the next.
+#[test]
+#[ignore = "needs a GPU"]
+fn one_token_is_left_of_many_sequences() {
+    let (batch, seqlen) = (64, 3841);
+    for variant in Variant::ALL {
+        let config = Config {
+            conv_dilations: if variant == Variant::Baseline { vec![1] } else { vec![1, 3] },
+            ..Config::new(variant, 8)
+        };
+        let layer = random_layer(&config, Isa::current(), 3);
+        let engine = engine(&layer, Storage::F32);
+        let x = Random(17).values(seqlen * 8);
+        let exact = oracle(&layer).forward(&widen(&x), 1, seqlen);
+        let all = forward(&engine, &x.repeat(batch), Calls::uniform(batch, seqlen), None);
+        for (i, y) in all.chunks_exact(seqlen * 8).enumerate() {
+            let error = relative_error(&widen(y), &exact.y);
+            assert!(error < 1e-5, "{}, sequence {i}: off by {error:e}", variant.name());
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn sequences_of_their_own_lengths_in_lanes_of_their_own() {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use lite_mamba::{Config, Device, ErrorKind, Layer, Variant};
+use lite_mamba::{Cache, Config, Device, ErrorKind, Layer, Tokens, Variant};
 
 /// The failure, the number of the device that is asked for, and what the sentence must have.
-const FAILURES: [(&str, u32, &str); 13] = [
+const FAILURES: [(&str, u32, &str); 14] = [
     ("no driver", 0, "device is CUDA, but there is no CUDA driver on this machine"),
     (
         "old driver",
@@ -28,6 +28,7 @@ const FAILURES: [(&str, u32, &str); 13] = [
     ("old device", 0, "device 0 has compute capability 7.5; 8.0 is needed"),
     ("no room for a context", 0, "the device is out of memory (cuDevicePrimaryCtxRetain)"),
     ("old PTX", 0, "the CUDA driver is too old for the kernels' PTX"),
+    ("other kernels", 0, "cuModuleGetFunction failed with CUDA_ERROR_UNKNOWN"),
     ("broken cuBLASLt", 0, "cublasLtCreate failed with CUBLAS_STATUS_NOT_INITIALIZED"),
     ("no room", 0, "in_proj needs 4096 bytes, which device 0 has not free"),
     ("no room", 7, "device_index is 7; the CUDA driver finds 1 device"),
@@ -80,6 +81,59 @@ fn every_reason_is_told() {
         let said = String::from_utf8_lossy(&child.stdout);
         assert!(child.status.success(), "{failure}: {said}{}", String::from_utf8_lossy(&child.stderr));
         assert!(said.contains(&format!("Cuda: {sentence}\n")), "{failure}: {said}");
+    }
+}
+
+#[test]
+fn what_fails_after_it_has_begun_leaves_the_cache_undefined() {
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "a_child_with_a_cache", "--ignored", "--nocapture"])
+        .env("LD_LIBRARY_PATH", folder("of a cache"))
+        .env("FAKE_CUDA_CACHE", "")
+        .output()
+        .unwrap();
+    assert!(
+        child.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr)
+    );
+}
+
+/// As above.
+#[test]
+#[ignore = "a child process of another test"]
+fn a_child_with_a_cache() {
+    if env::var_os("FAKE_CUDA_CACHE").is_none() {
+        return;
+    }
+    // SAFETY: nothing else runs in this process.
+    let fail = |failure| unsafe { env::set_var("FAKE_CUDA", failure) };
+    let layer = Layer::new(&Config { device: Device::Cuda, ..Config::new(Variant::Ptcn, 16) }).unwrap();
+    let mut cache = Cache::new(&layer, 2, 0).unwrap();
+    let ssm = cache.states().last().unwrap();
+    let (name, values) = (ssm.name.clone(), vec![0.0_f32; ssm.shape.iter().product()]);
+    let mut y = [0.0_f32; 2 * 16];
+    type Use<'a> = &'a mut dyn FnMut(&mut Cache) -> lite_mamba::Result<()>;
+    let step: Use<'_> =
+        &mut |cache| layer.forward(Tokens::Separate { x: &[0.0; 2 * 16], y: &mut y }, 2, 1, Some(cache));
+    step(&mut cache).unwrap();
+    for (failure, fails) in [
+        ("no kernels", step),
+        ("no results", &mut |cache| {
+            layer.forward(Tokens::InPlace(&mut [0.0_f32; 2 * 16]), 2, 1, Some(cache))
+        }),
+        ("no changes", &mut |cache| cache.set_state(&name, &values)),
+        ("no changes", &mut |cache| cache.reset_lane(1)),
+        ("no changes", &mut |cache| cache.copy_lane_within(1, 0)),
+    ] as [(&str, Use<'_>); 5]
+    {
+        fail(failure);
+        assert_eq!(fails(&mut cache).unwrap_err().kind(), ErrorKind::Cuda, "{failure}");
+        fail("none");
+        assert_eq!(fails(&mut cache).unwrap_err().kind(), ErrorKind::Internal, "after {failure}");
+        cache.reset();
+        fails(&mut cache).unwrap();
     }
 }
 

@@ -62,6 +62,15 @@ impl Held {
         }
     }
 
+    /// Whether something failed that had begun to change the state.
+    pub fn is_undefined(&self) -> bool {
+        match self {
+            Held::Host(_) => false,
+            #[cfg(feature = "cuda")]
+            Held::Device(held) => held.state.is_undefined(),
+        }
+    }
+
     pub fn lanes(&self) -> usize {
         match self {
             Held::Host(state) => state.offsets().len(),

@@ -148,11 +148,25 @@ pub struct Launch {
     pub shared: u32,
     /// Blocks that follow each other and exchange results: 1 but where [`Gpu::has_clusters`].
     pub cluster: u32,
+    /// Whether it may begin while the kernel before it ends, if it is one of a step's.
+    pub early: bool,
 }
 
 impl Default for Launch {
     fn default() -> Launch {
-        Launch { grid: [1; 3], block: [1; 2], shared: 0, cluster: 1 }
+        Launch { grid: [1; 3], block: [1; 2], shared: 0, cluster: 1, early: true }
+    }
+}
+
+/// A file of kernels on a device that is the thread's current one.
+struct Module(sys::CUmodule);
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: loaded, and nothing uses its kernels.
+            unsafe { sys::cuModuleUnload(self.0) };
+        }
     }
 }
 
@@ -229,22 +243,28 @@ impl Gpu {
             fail!(Cuda, "device {index} has compute capability {major}.{minor}; {needs}.{zero} is needed");
         }
         let multiprocessors = get(attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        // SAFETY: as above. The context is kept for as long as the process lives.
+        // SAFETY: as above. The context of a device that can be used is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
-        let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
-        let mut gpu = Gpu {
-            index,
-            context,
-            functions: Default::default(),
-            loading: Mutex::new(()),
-            blas: null_mut(),
-            multiprocessors,
-            early,
+        let with_context = || {
+            let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
+            let mut gpu = Gpu {
+                index,
+                context,
+                functions: Default::default(),
+                loading: Mutex::new(()),
+                blas: null_mut(),
+                multiprocessors,
+                early,
+            };
+            let _current = gpu.enter()?;
+            // SAFETY: the context is current; the pointer is to a field.
+            check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
+            Ok(gpu)
         };
-        let _current = gpu.enter()?;
-        // SAFETY: the context is current; the pointer is to a field.
-        check_blas("cublasLtCreate", unsafe { blas::cublasLtCreate(&mut gpu.blas) })?;
-        Ok(gpu)
+        with_context().inspect_err(|_| {
+            // SAFETY: retained above, and nothing uses it.
+            unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) };
+        })
     }
 
     /// Has the driver load the kernels of a storage type, which it translates where it has not kept them, unless they are
@@ -262,9 +282,9 @@ impl Gpu {
         let load = |packed: &[u8]| {
             let mut ptx = miniz_oxide::inflate::decompress_to_vec(packed).expect("what build.rs has packed");
             ptx.push(0);
-            let mut module = null_mut();
+            let mut module = Module(null_mut());
             // SAFETY: the image is PTX that ends in a zero.
-            check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, ptx.as_ptr().cast()) })?;
+            check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module.0, ptx.as_ptr().cast()) })?;
             Ok(module)
         };
         let layer = load(LAYER[storage as usize])?;
@@ -273,7 +293,7 @@ impl Gpu {
         for &kernel in Kernel::ALL.iter().filter(|kernel| kernel.exists(storage)) {
             let function = &mut loaded[kernel as usize];
             let name = kernel.symbol(storage);
-            let module = if kernel.begins_early() { steps } else { layer };
+            let module = if kernel.begins_early() { steps.0 } else { layer.0 };
             // SAFETY: the module is loaded, the name a C string.
             let status = unsafe { sys::cuModuleGetFunction(function, module, name.as_ptr()) };
             check("cuModuleGetFunction", status)?;
@@ -293,6 +313,8 @@ impl Gpu {
             }
         }
         let _ = functions.set(loaded);
+        // The kernels stay for as long as the process lives.
+        std::mem::forget([layer, steps]);
         Ok(())
     }
 
@@ -369,7 +391,7 @@ impl Gpu {
         stream: Stream,
         kernel: Kernel,
         storage: Storage,
-        Launch { grid, block, shared, cluster }: Launch,
+        Launch { grid, block, shared, cluster, early }: Launch,
         arguments: &A,
     ) -> Result<()> {
         let functions = self.functions[storage as usize].get().expect("kernels are loaded with the layer");
@@ -377,7 +399,7 @@ impl Gpu {
         // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
         let [x, y, z] = grid.map(|side| side as u32);
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        if !(self.early && kernel.begins_early()) {
+        if !(self.early && early && kernel.begins_early()) {
             // SAFETY: the caller's promise; the driver copies the arguments before it returns.
             return check(kernel.name(), unsafe {
                 sys::cuLaunchKernel(

@@ -91,6 +91,7 @@ pub struct DeviceTokens {
 #[derive(Debug)]
 pub struct Started<'a> {
     engine: &'a Engine,
+    state: Option<&'a State>,
     own: (OwnStream, Workspace),
 }
 
@@ -100,8 +101,11 @@ impl Started<'_> {
     /// # Errors
     /// `Cuda`; the state is then undefined.
     pub fn finish(self, y: &mut [f32]) -> Result<()> {
-        let Started { engine, own } = self;
+        let Started { engine, state, own } = self;
         own.1.tokens[2].read(own.0.stream(), 0, y)?;
+        if let Some(state) = state {
+            state.set_undefined(false);
+        }
         engine.workspaces.put_back(own);
         Ok(())
     }
@@ -148,10 +152,11 @@ impl Engine {
         let storage = check(config)?;
         let gpu = Gpu::get(config.device_index)?;
         gpu.load(storage)?;
+        // The kernels count the bytes of a row in 32 bits.
         let sizes = [
-            ("d_model", dims.d_model),
-            ("2 · d_inner", product("d_inner", &[2, dims.d_inner])?),
-            ("branches · d_inner", product("d_inner", &[dims.branches, dims.d_inner])?),
+            ("4 · d_model", product("d_model", &[4, dims.d_model])?),
+            ("8 · d_inner", product("d_inner", &[8, dims.d_inner])?),
+            ("4 · branches · d_inner", product("d_inner", &[4, dims.branches, dims.d_inner])?),
             ("dt_rank", dims.dt_rank),
             ("d_conv", dims.d_conv),
             ("num_conv_dilations", dims.branches),
@@ -206,10 +211,10 @@ impl Engine {
     ///
     /// # Errors
     /// `Cuda`; the state is then undefined.
-    pub fn start(&self, x: &[f32], calls: Calls<'_>, state: Option<&State>) -> Result<Started<'_>> {
+    pub fn start<'a>(&'a self, x: &[f32], calls: Calls<'_>, state: Option<&'a State>) -> Result<Started<'a>> {
         assert_eq!(x.len(), calls.rows() * self.dims.d_model);
-        // A caller's stream may still be at the state.
-        if state.is_some() {
+        // A caller's stream may still be at the state. Else nothing is: what other threads have on the device can go on.
+        if state.is_some_and(State::is_on_streams) {
             self.gpu.synchronize()?;
         }
         let current = self.gpu.enter()?;
@@ -229,13 +234,10 @@ impl Engine {
             self.copy(stream, as_floats, as_stored, [1, calls.rows()])?;
         }
         self.run(&current, stream, workspace, [address; 2], calls, state)?;
-        if let Some(state) = state {
-            state.set_undefined(false);
-        }
         if !is_direct {
             self.copy(stream, as_stored, as_floats, [1, calls.rows()])?;
         }
-        Ok(Started { engine: self, own })
+        Ok(Started { engine: self, state, own })
     }
 
     /// Enqueues a call on the caller's stream. What it reads and writes has been checked; `x` and `y` are the same tensor,
@@ -258,6 +260,9 @@ impl Engine {
         if bytes == 0 {
             return Ok(());
         }
+        if let Some(state) = state {
+            state.set_on_streams();
+        }
         let current = self.gpu.enter()?;
         let workspace = self.workspaces.of(stream)?;
         let mut workspace = workspace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,11 +280,11 @@ impl Engine {
             self.copy(stream, x, self.contiguous(addresses[0], self.storage, calls), sides)?;
         }
         self.run(&current, stream, workspace, addresses, calls, state)?;
-        if let Some(state) = state {
-            state.set_undefined(false);
-        }
         if !is_direct[1] {
             self.copy(stream, self.contiguous(addresses[1], self.storage, calls), y, sides)?;
+        }
+        if let Some(state) = state {
+            state.set_undefined(false);
         }
         Ok(())
     }
@@ -402,43 +407,48 @@ impl Engine {
         let pieces = (group * seqlen).div_ceil(most);
         let piece = if pieces == 1 { seqlen } else { seqlen.div_ceil(pieces).next_multiple_of(TILE) };
         let mut own = workspace.state.take();
-        if state.is_none() && piece < seqlen {
-            workspace.retired.grow_state(&mut own, group, || self.new_state(group))?;
-        }
-        let own_in_use = own.as_ref().filter(|_| state.is_none() && piece < seqlen);
-        let row_bytes = self.dims.d_model * self.storage.size();
-        for first in range.clone().step_by(group) {
-            let count = group.min(range.end - first);
-            if let Some(own) = own_in_use {
-                own.enqueue_reset(stream)?;
+        // A captured graph may still use it, whatever fails here.
+        let mut run = || -> Result<()> {
+            if state.is_none() && piece < seqlen {
+                workspace.retired.grow_state(&mut own, group, || self.new_state(group))?;
             }
-            for token in (0..seqlen).step_by(piece) {
-                let piece = piece.min(seqlen - token);
-                let offset = (((first - range.start) * seqlen + token) * row_bytes) as u64;
-                let tokens = tokens.map(|address| Rows {
-                    address: address + offset,
-                    stride: self.dims.d_model,
-                    batch_stride: seqlen * self.dims.d_model,
-                });
-                let sequences = Sequences {
-                    starts: 0,
-                    lanes: if lanes == 0 || own_in_use.is_some() { 0 } else { lanes + 4 * first as u64 },
-                    seqlen: piece as i32,
-                    first_lane: if own_in_use.is_some() { 0 } else { first as i32 },
-                };
-                let block = Block {
-                    count,
-                    seqlen: piece,
-                    rows: count * piece,
-                    contiguous: piece == seqlen || count == 1,
-                    sequences,
-                    state: state.or(own_in_use),
-                };
-                self.block(stream, workspace, tokens, &block)?;
+            let own_in_use = own.as_ref().filter(|_| state.is_none() && piece < seqlen);
+            let row_bytes = self.dims.d_model * self.storage.size();
+            for first in range.clone().step_by(group) {
+                let count = group.min(range.end - first);
+                if let Some(own) = own_in_use {
+                    own.enqueue_reset(stream)?;
+                }
+                for token in (0..seqlen).step_by(piece) {
+                    let piece = piece.min(seqlen - token);
+                    let offset = (((first - range.start) * seqlen + token) * row_bytes) as u64;
+                    let tokens = tokens.map(|address| Rows {
+                        address: address + offset,
+                        stride: self.dims.d_model,
+                        batch_stride: seqlen * self.dims.d_model,
+                    });
+                    let sequences = Sequences {
+                        starts: 0,
+                        lanes: if lanes == 0 || own_in_use.is_some() { 0 } else { lanes + 4 * first as u64 },
+                        seqlen: piece as i32,
+                        first_lane: if own_in_use.is_some() { 0 } else { first as i32 },
+                    };
+                    let block = Block {
+                        count,
+                        seqlen: piece,
+                        rows: count * piece,
+                        contiguous: piece == seqlen || count == 1,
+                        sequences,
+                        state: state.or(own_in_use),
+                    };
+                    self.block(stream, workspace, tokens, &block)?;
+                }
             }
-        }
+            Ok(())
+        };
+        let done = run();
         workspace.state = own;
-        Ok(())
+        done
     }
 
     /// Beginnings and lanes of the sequences, where they are not what the kernels assume.
@@ -485,7 +495,8 @@ impl Engine {
         if let Some(state) = block.state {
             state.set_undefined(true);
         }
-        let products = (products.address(), products.bytes());
+        // Not what there is: the choices would hang on what was called before.
+        let products = (products.address(), wanted);
         let [xz, u, apart, projected] = [xz, u, apart, projected].map(|memory| memory.address());
         let apply = |linear: &Linear, x: Rows, y: Rows, shape: [usize; 2]| {
             // SAFETY: x and y are the caller's or the workspace's, of these rows.
@@ -549,7 +560,9 @@ impl Engine {
 
     /// The state of a block that is one token of a few sequences, whose stages take fewer and shorter kernels.
     fn steps<'a>(&self, block: &Block<'a>) -> Option<&'a State> {
+        // The last token of sequences that have been cut is one of each too, but lies a sequence from the next.
         let fits = block.seqlen == 1
+            && block.contiguous
             && block.rows == block.count
             && block.sequences.starts == 0
             && block.rows <= MAX_STEPS
@@ -610,8 +623,10 @@ impl Engine {
         if let Some(pointwise) = &pointwise {
             apply(pointwise, apart, u)?;
         }
-        let wide = dt_rank + 2 * d_state;
-        apply(&p.x_proj(), u, Rows::new(projected, wide))?;
+        let r = Rows::new(projected, dt_rank + 2 * d_state);
+        apply(&p.x_proj(), u, r)?;
+        // It reads u and z before it waits, so the product before it must have waited for them: ours has.
+        let early = self.products.few(&p.x_proj(), [u, r], rows, None).is_some();
         let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
         let dt_proj = p.dt_proj();
         let arguments = StepScanArgs {
@@ -622,10 +637,9 @@ impl Engine {
         };
         debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
         let grid = [d_inner.div_ceil(THREADS / 4), rows, 1];
+        let launch = Launch { grid, block: [THREADS as u32, 1], early, ..Launch::default() };
         // SAFETY: as above.
-        unsafe {
-            self.gpu.launch(stream, Kernel::StepScan, self.storage, grid, [THREADS as u32, 1], &arguments)
-        }?;
+        unsafe { self.gpu.launch_with(stream, Kernel::StepScan, self.storage, launch, &arguments) }?;
         apply(&p.out_proj(), u, y)
     }
 

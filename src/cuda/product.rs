@@ -381,6 +381,7 @@ impl Products {
                 block: [TILE_THREADS, 1],
                 shared: shared as u32,
                 cluster: split as u32,
+                ..Launch::default()
             };
             let split = split.ilog2() as usize;
             return Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels });

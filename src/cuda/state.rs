@@ -27,8 +27,10 @@ pub struct State {
     lens: Memory,
     /// (lanes), u64
     seen: Memory,
-    /// A call has begun to change it, and not come to its end.
+    /// Something has begun to change it, and not come to its end.
     undefined: AtomicBool,
+    /// A caller's stream, or a graph captured there, may change it unseen.
+    on_streams: AtomicBool,
 }
 
 /// A tensor of the state.
@@ -57,9 +59,9 @@ impl State {
             _ => dims.conv_state_lens.iter().copied().max().into_iter().collect(),
         };
         let memory = |sizes: &[usize]| Memory::zeroed(gpu, &what, product(&what, sizes)?);
-        int("batch", lanes)?;
+        int("batch · histories", product(&what, &[lanes, ring_lens.len()])?)?;
         for &len in &ring_lens {
-            int("(d_conv - 1) · dilation + 1", len)?;
+            int("batch · ((d_conv - 1) · dilation + 1)", product(&what, &[lanes, len])?)?;
         }
         let rings = ring_lens.iter().map(|&len| memory(&[4, lanes, len, dims.d_inner]));
         let state = State {
@@ -73,6 +75,7 @@ impl State {
             lens: memory(&[4, ring_lens.len()])?,
             seen: memory(&[8, lanes])?,
             undefined: AtomicBool::new(false),
+            on_streams: AtomicBool::new(false),
             ring_lens,
         };
         let lens: Vec<u32> = state.ring_lens.iter().map(|&len| len as u32).collect();
@@ -91,13 +94,31 @@ impl State {
         self.gpu
     }
 
-    /// Whether a call failed when it had begun to change the state. [`State::reset`] makes it defined again.
+    /// Whether a call or a change failed when it had begun to change the state. [`State::reset`] makes it defined again.
     pub fn is_undefined(&self) -> bool {
         self.undefined.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_undefined(&self, undefined: bool) {
         self.undefined.store(undefined, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_on_streams(&self) -> bool {
+        self.on_streams.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_on_streams(&self) {
+        self.on_streams.store(true, Ordering::Relaxed);
+    }
+
+    /// Enqueues a change on the default stream, when all work on the device is done, and waits for it.
+    fn change(&self, enqueue: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.gpu.synchronize()?;
+        self.set_undefined(true);
+        enqueue()?;
+        self.gpu.synchronize()?;
+        self.set_undefined(false);
+        Ok(())
     }
 
     /// Number of histories.
@@ -151,9 +172,7 @@ impl State {
     /// `Cuda`
     pub fn set_seen_tokens(&mut self, seen: &[u64]) -> Result<()> {
         assert_eq!(seen.len(), self.lanes);
-        self.gpu.synchronize()?;
-        self.seen.write(Stream::DEFAULT, seen)?;
-        self.gpu.synchronize()
+        self.change(|| self.seen.write(Stream::DEFAULT, seen))
     }
 
     /// Enqueues forgetting all.
@@ -169,11 +188,7 @@ impl State {
     /// # Errors
     /// `Cuda`
     pub fn reset(&mut self) -> Result<()> {
-        self.gpu.synchronize()?;
-        self.enqueue_reset(Stream::DEFAULT)?;
-        self.gpu.synchronize()?;
-        self.set_undefined(false);
-        Ok(())
+        self.change(|| self.enqueue_reset(Stream::DEFAULT))
     }
 
     /// The tensors that hold something for each lane: bytes of a lane, and how often all lanes come.
@@ -190,13 +205,14 @@ impl State {
     /// `Cuda`
     pub fn reset_lane(&mut self, lane: usize) -> Result<()> {
         assert!(lane < self.lanes);
-        self.gpu.synchronize()?;
-        for (memory, bytes, times) in self.by_lane() {
-            for time in 0..times {
-                memory.fill_zero_part(Stream::DEFAULT, (time * self.lanes + lane) * bytes, bytes)?;
+        self.change(|| {
+            for (memory, bytes, times) in self.by_lane() {
+                for time in 0..times {
+                    memory.fill_zero_part(Stream::DEFAULT, (time * self.lanes + lane) * bytes, bytes)?;
+                }
             }
-        }
-        self.gpu.synchronize()
+            Ok(())
+        })
     }
 
     /// Makes `lane` equal to a lane of `from`, or of its own where there is none: a state of the same shape and device
@@ -207,18 +223,19 @@ impl State {
     pub fn copy_lane(&mut self, lane: usize, from: Option<&State>, from_lane: usize) -> Result<()> {
         let from = from.unwrap_or(self);
         assert!(lane < self.lanes && from_lane < from.lanes && self.gpu.index() == from.gpu.index());
-        self.gpu.synchronize()?;
-        for ((memory, bytes, times), (source, from_bytes, _)) in self.by_lane().zip(from.by_lane()) {
-            assert_eq!(bytes, from_bytes);
-            for time in 0..times {
-                let to = (time * self.lanes + lane) * bytes;
-                let at = (time * from.lanes + from_lane) * bytes;
-                if !(std::ptr::eq(memory, source) && to == at) {
-                    memory.copy_part(Stream::DEFAULT, to, source, at, bytes)?;
+        self.change(|| {
+            for ((memory, bytes, times), (source, from_bytes, _)) in self.by_lane().zip(from.by_lane()) {
+                assert_eq!(bytes, from_bytes);
+                for time in 0..times {
+                    let to = (time * self.lanes + lane) * bytes;
+                    let at = (time * from.lanes + from_lane) * bytes;
+                    if !(std::ptr::eq(memory, source) && to == at) {
+                        memory.copy_part(Stream::DEFAULT, to, source, at, bytes)?;
+                    }
                 }
             }
-        }
-        self.gpu.synchronize()
+            Ok(())
+        })
     }
 
     /// An equal state.
@@ -240,6 +257,7 @@ impl State {
             lens: copy(&self.lens)?,
             seen: copy(&self.seen)?,
             undefined: AtomicBool::new(false),
+            on_streams: AtomicBool::new(false),
             ..*self
         };
         self.gpu.synchronize()?;
@@ -270,14 +288,13 @@ impl State {
         self.check_len(part, values.len())?;
         self.gpu.synchronize()?;
         match part {
-            Part::Ssm => self.ssm.write(Stream::DEFAULT, values)?,
+            Part::Ssm => self.change(|| self.ssm.write(Stream::DEFAULT, values)),
             Part::History { index, len } => {
                 let mut ring = self.read_ring(index)?;
                 self.for_each(index, len, |in_ring, at| ring[in_ring] = values[at])?;
-                self.rings[index].write(Stream::DEFAULT, &ring)?;
+                self.change(|| self.rings[index].write(Stream::DEFAULT, &ring))
             }
         }
-        self.gpu.synchronize()
     }
 
     fn check_len(&self, part: Part, count: usize) -> Result<()> {

@@ -9,7 +9,7 @@ use super::state::State;
 use crate::error::Result;
 
 /// The intermediate results of one block of rows, in memory that grows as calls need it. What has been outgrown is
-/// kept, for a captured graph may still use it.
+/// kept where a captured graph may still use it, on a caller's stream.
 #[derive(Debug)]
 pub struct Workspace {
     /// (rows, 2 d_inner): x and z; later, δ takes the place of x.
@@ -32,6 +32,11 @@ pub struct Workspace {
     pub state: Option<State>,
     /// See above.
     pub retired: Retired,
+}
+
+/// What a memory of `has` bytes becomes that is to have `bytes`.
+fn ample(has: usize, bytes: usize) -> usize {
+    bytes.max(has + has / 2)
 }
 
 /// What has been outgrown.
@@ -60,13 +65,17 @@ impl Workspace {
 }
 
 impl Retired {
-    /// Sees to it that `memory` has at least `bytes`.
+    /// Sees to it that `memory` has at least `bytes`. Where it is not the first, it becomes half as large again if it
+    /// can: calls each a little longer than the one before would else leave behind as many memories as calls.
     ///
     /// # Errors
     /// `Cuda` where the device has not so much.
     pub fn grow(&mut self, gpu: &'static Gpu, memory: &mut Memory, bytes: usize) -> Result<()> {
         if memory.bytes() < bytes {
-            let grown = Memory::zeroed(gpu, "the workspace", bytes)?;
+            let zeroed = |bytes| Memory::zeroed(gpu, "the workspace", bytes);
+            let ample = ample(memory.bytes(), bytes);
+            let grown =
+                zeroed(ample).or_else(|error| if ample > bytes { zeroed(bytes) } else { Err(error) })?;
             self.memories.push(std::mem::replace(memory, grown));
         }
         Ok(())
@@ -136,7 +145,27 @@ impl Workspaces {
     }
 
     /// Keeps it for the next call; nothing on the stream is still to be done.
-    pub fn put_back(&self, idle: (OwnStream, Workspace)) {
+    pub fn put_back(&self, mut idle: (OwnStream, Workspace)) {
+        idle.1.retired = Retired::default();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ample;
+
+    #[test]
+    fn what_is_left_behind_is_no_more_than_twice_what_is_in_use() {
+        let (mut has, mut left) = (0, 0);
+        for bytes in (1..1_000_000).step_by(7) {
+            if has < bytes {
+                left += has;
+                has = ample(has, bytes);
+            }
+            assert!(left <= 2 * has && has <= bytes + bytes / 2, "{left} bytes left by {has} for {bytes}");
+        }
+        assert_eq!(ample(0, 100), 100);
+        assert_eq!(ample(100, 1000), 1000);
     }
 }

@@ -1,6 +1,6 @@
 /*
- * A CUDA driver and a cuBLASLt that have one device and do nothing, as far as creating a layer needs them, and that
- * fail where the environment variable FAKE_CUDA says: tests/cuda_failures.rs builds them.
+ * A CUDA driver and a cuBLASLt that have one device and do nothing, as far as a layer of few tokens needs them, and
+ * that fail where the environment variable FAKE_CUDA says: tests/cuda_failures.rs builds them.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -39,10 +39,19 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
                                              : 0;
     return 0;
 }
+/* What a failure has to give back is counted. */
+static int contexts, modules;
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     *context = context;
     (void)device;
-    return is("no room for a context") ? OUT_OF_MEMORY : 0;
+    if (is("no room for a context")) return OUT_OF_MEMORY;
+    if (++contexts > 1) abort();
+    return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    (void)device;
+    --contexts;
+    return 0;
 }
 int cuCtxPushCurrent_v2(void *context) {
     (void)context;
@@ -57,13 +66,20 @@ int cuModuleLoadData(void **module, const char *image) {
     /* The text of the kernels, to its end. */
     const char *end = strrchr(image, '}');
     if (!strstr(image, ".version 8.0") || !strstr(image, ".entry copy") || !end || end[1 + strspn(end + 1, "\n")]) abort();
+    if (is("old PTX")) return UNSUPPORTED_PTX;
     *module = module;
-    return is("old PTX") ? UNSUPPORTED_PTX : 0;
+    if (++modules > 2) abort();
+    return 0;
+}
+int cuModuleUnload(void *module) {
+    (void)module;
+    --modules;
+    return 0;
 }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = function;
-    (void)module, (void)name;
-    return 0;
+    (void)module;
+    return is("other kernels") && !strncmp(name, "step", 4) ? UNKNOWN : 0;
 }
 int cuFuncSetAttribute(void *function, int attribute, int value) {
     (void)function, (void)attribute, (void)value;
@@ -85,7 +101,39 @@ int cuMemFree_v2(uint64_t address) {
 }
 int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
     (void)address, (void)value, (void)bytes, (void)stream;
+    return is("no changes") ? UNKNOWN : 0;
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    (void)to, (void)from, (void)bytes, (void)stream;
+    return is("no changes") ? UNKNOWN : 0;
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
+    (void)to, (void)from, (void)bytes, (void)stream;
+    return is("no changes") ? UNKNOWN : 0;
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    (void)from, (void)stream;
+    memset(to, 0, bytes);
+    return is("no results") ? UNKNOWN : 0;
+}
+int cuStreamCreate(void **stream, unsigned flags) {
+    *stream = stream;
+    (void)flags;
     return 0;
+}
+int cuStreamDestroy_v2(void *stream) {
+    (void)stream;
+    return 0;
+}
+int cuStreamSynchronize(void *stream) {
+    (void)stream;
+    return 0;
+}
+int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y, unsigned block_z,
+                   unsigned shared, void *stream, void **arguments, void **extra) {
+    (void)function, (void)x, (void)y, (void)z, (void)block_x, (void)block_y, (void)block_z;
+    (void)shared, (void)stream, (void)arguments, (void)extra;
+    return is("no kernels") ? UNKNOWN : 0;
 }
 
 int cublasLtCreate(void **handle) {
