@@ -9,7 +9,7 @@ use super::tokens::{Sequences, Tensors};
 use super::workspace::Workspace;
 use super::{Dims, Variant};
 use crate::cache::{AnyState, Part, State};
-use crate::ops::linear::{Input, Output};
+use crate::ops::linear::{Input, Linear, Output};
 use crate::ops::{CHANNEL_BLOCK, Segment, padded, share, view2, view2_mut, view3, view3_mut, view4_mut};
 use crate::simd::{Real, Storage};
 use crate::tensor::Element;
@@ -101,21 +101,19 @@ impl Shares {
     }
 
     /// Calls `work` with every chunk of channels and its part of `tensor`, (any, blocks, rows, channels), and of
-    /// `prepared`, which a product takes of all channels, or is empty.
-    fn for_each<R: Real>(
+    /// `prepared`, which is what `next` takes of all channels, or empty.
+    fn for_each<W: Storage>(
         &self,
         workers: &Workers,
-        mut tensor: ArrayViewMut4<R>,
-        state: &mut Part<'_, R>,
-        scratch: &mut [R],
-        prepared: &mut [R],
-        work: impl Fn(Chunk<'_, R>, ArrayViewMut4<R>) + Send + Sync,
+        mut tensor: ArrayViewMut4<W::Real>,
+        state: &mut Part<'_, W::Real>,
+        scratch: &mut [W::Real],
+        (next, prepared): (&Linear<W>, &mut [W::Real]),
+        work: impl Fn(Chunk<'_, W::Real>, ArrayViewMut4<W::Real>) + Send + Sync,
     ) {
         let Shares { share, chunk, scratch_len } = *self;
-        // Two blocks of channels are one of what is prepared.
-        let pairs = |blocks: usize| blocks.div_ceil(2);
-        let pair_len = prepared.len() / pairs(tensor.len_of(Axis(1)));
-        let (prepared_share, prepared_chunk) = (pairs(share) * pair_len, pairs(chunk) * pair_len);
+        let rows = tensor.len_of(Axis(2));
+        let [prepared_share, prepared_chunk] = [share, chunk].map(|blocks| rows * next.room_of(blocks));
         let shares = tensor.axis_chunks_iter_mut(Axis(1), share).zip(state.parts(share));
         let shares = shares.zip(scratch.chunks_mut(scratch_len)).zip(pieces(prepared, prepared_share));
         workers.for_each(shares.enumerate(), |(i, (((mut tensor, mut state), scratch), prepared))| {
@@ -211,18 +209,14 @@ impl<W: Storage> Pass<'_, W> {
             _ => view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]),
         };
         let inner = [blocks, rows, CHANNEL_BLOCK];
+        let ready = if p.pointwise.is_some() { 0 } else { rows * p.x_proj.room() };
+        let ready = &mut prepared[..ready];
+        shares.for_each(workers, v, &mut channels, scratch, (&p.x_proj, &mut *ready), |chunk, v| {
+            self.front(chunk, h, segments, v)
+        });
         let v = match &p.pointwise {
-            None => {
-                let prepared = &mut prepared[..rows * p.x_proj.room()];
-                shares.for_each(workers, v, &mut channels, scratch, prepared, |chunk, v| {
-                    self.front(chunk, h, segments, v)
-                });
-                p.x_proj.prepared(Input::Blocks(view3(u, inner)), prepared)
-            }
+            None => p.x_proj.prepared(Input::Blocks(view3(u, inner)), ready),
             Some(pointwise) => {
-                shares.for_each(workers, v, &mut channels, scratch, &mut [], |chunk, v| {
-                    self.front(chunk, h, segments, v)
-                });
                 let v = Input::Blocks(view3(apart, [branches * blocks, rows, CHANNEL_BLOCK]));
                 let v = pointwise.prepare(workers, v, prepared);
                 pointwise.apply(workers, v, Output::Blocks(view3_mut(u, inner)));
@@ -238,13 +232,13 @@ impl<W: Storage> Pass<'_, W> {
 
         // z = in_proj_z(h), δ = softplus(dt_proj(r)), s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
         let y = view4_mut(u, [1, blocks, rows, CHANNEL_BLOCK]);
-        let prepared = &mut prepared[..rows * p.out_proj.room()];
-        shares.for_each(workers, y, &mut channels, scratch, prepared, |chunk, u| {
+        let ready = &mut prepared[..rows * p.out_proj.room()];
+        shares.for_each(workers, y, &mut channels, scratch, (&p.out_proj, &mut *ready), |chunk, u| {
             self.back(chunk, h, r, bc, segments, u)
         });
 
         // out = out_proj(y)
-        let y = p.out_proj.prepared(Input::Blocks(view3(u, inner)), prepared);
+        let y = p.out_proj.prepared(Input::Blocks(view3(u, inner)), ready);
         tensors.output(workers, block, room, |out| p.out_proj.apply(workers, y, Output::Rows(out)));
     }
 

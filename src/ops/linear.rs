@@ -113,6 +113,11 @@ impl<W: Storage> Linear<W> {
         if W::is_packed(self.isa) { self.slots() / W::STEPS } else { 0 }
     }
 
+    /// The part of that which [`Linear::prepare_blocks`] takes for so many blocks of channels.
+    pub fn room_of(&self, blocks: usize) -> usize {
+        if W::is_packed(self.isa) { slots::<W>(blocks * CHANNEL_BLOCK) / W::STEPS } else { 0 }
+    }
+
     /// What the product takes for `x`: the same, or where rounded rows are multiplied, those in `room`. It can serve
     /// several products of the same inputs and type.
     pub fn prepare<'a>(

@@ -110,7 +110,7 @@ pub fn exp_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
     s.mul(raised_exp(s, v, T::RAISE), s.splat(T::LOWER))
 }
 
-/// 2^(v·w) for v·w ≤ 0, with 0 for what lies below the normal range: the decay of the scan. A NaN comes out
+/// 2^(v·w) for v·w ≤ 0, with 0 or a denormal number below the normal range: the decay of the scan. A NaN comes out
 /// as one if it has no payload. AVX-512 rounds v·w before, as PyTorch does.
 #[inline(always)]
 pub fn exp2_nonpositive<T: Real, S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V {
@@ -147,7 +147,7 @@ pub fn silu<T: Real, S: Simd<T>>(s: S, v: S::V) -> S::V {
 
 /// The functions that the stages of a layer are made of.
 pub trait Functions<T: Real>: std::fmt::Debug + 'static {
-    /// 2^(v·w) for v·w ≤ 0, with 0 for what lies below the normal range.
+    /// 2^(v·w) for v·w ≤ 0, with 0 or a denormal number below the normal range.
     fn exp2_nonpositive<S: Simd<T>>(s: S, v: S::V, w: S::V) -> S::V;
     /// ln(1 + e^v)
     fn softplus<S: Simd<T>>(s: S, v: S::V) -> S::V;

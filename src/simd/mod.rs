@@ -188,14 +188,14 @@ pub trait Simd<T: Real>: Copy {
         let shifted = self.fma(v, w, shift);
         (shifted, self.fma(v, w, self.sub(shift, shifted)))
     }
-    /// `v · 2^whole` for `v` around 1, where the exponent exists; 0 for what lies below the normal range. A NaN comes
+    /// `v · 2^whole` for `v` around 1, where the exponent exists; 0 or a denormal number below the normal range. A NaN comes
     /// out as one if it has no payload.
     #[inline(always)]
     fn scale(self, v: Self::V, whole: Self::V) -> Self::V {
         let lowest = T::from_f64(T::SHIFT.to_f64() + T::LOWEST_EXPONENT.to_f64());
         self.zero_where_less(self.add_exponent(v, whole), whole, self.splat(lowest))
     }
-    /// `1 / v` within 2^−14 of it.
+    /// `1 / v` within 2^−14 of it, or 0 where that is denormal.
     #[inline(always)]
     fn short_reciprocal(self, v: Self::V) -> Self::V {
         self.div(self.splat(T::ONE), v)
