@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use common::c_abi::{lm_forward_dlpack, lm_step, lm_step_dlpack};
 use common::layers::random_layer;
 use common::random::Random;
 use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
@@ -108,25 +109,6 @@ fn many_streams(variant: Variant) {
         assert!((own..own + own / 10).contains(&bytes), "{}: {own} bytes, {what} {bytes}", variant.name());
     }
     assert!(cache.bytes() <= grown, "{}: {} of {grown} bytes", variant.name(), cache.bytes());
-}
-
-unsafe extern "C" {
-    /// As C sees it: the handles are pointers to a [`Layer`] and a [`Cache`].
-    fn lm_step(layer: *const c_void, x: *const f32, cache: *mut c_void, y: *mut f32) -> i32;
-    fn lm_step_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_forward_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
 }
 
 /// The description of f32 or f64 in memory.

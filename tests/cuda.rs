@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_void;
 use std::ptr::{from_mut, from_ref, null_mut};
 
+use common::c_abi::{build_info, last_error, lm_cuda_available, lm_forward_dlpack, lm_step_dlpack};
 use common::golden::{self, TypedGolden};
 use common::layers::{self, bits, oracle, parameter, random_layer};
 use common::oracle::OracleLayer;
@@ -232,34 +233,45 @@ fn types_of_16_bits_are_as_exact_as_the_reference() {
     assert!(wrong.is_empty(), "our error and the reference's own:\n{}", wrong.join("\n"));
 }
 
+/// The layer stored as each type, over sequences in one call and in pieces, within `f32_allowed`, or what 16 bits allow.
+fn every_type_follows_the_oracle(layer: &Layer, x: &[f32], batch: usize, pieces: &[usize], f32_allowed: f64) {
+    let d_model = layer.config().d_model;
+    let seqlen = pieces.iter().sum();
+    for (storage, allowed) in [(Storage::F32, f32_allowed), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
+        let engine = engine(layer, storage);
+        let x = round(storage, x);
+        let exact = rounded_oracle(layer, storage).forward(&widen(&x), batch, seqlen);
+        let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
+        let lanes = engine.new_state(batch).unwrap();
+        let streamed = chunked(&engine, &x, batch, d_model, pieces, &lanes);
+        let ssm_state = state(&lanes, layer, "ssm_state");
+        for (what, ours, exact) in [
+            ("whole", whole, &exact.y),
+            ("pieces", streamed, &exact.y),
+            ("ssm_state", ssm_state, &exact.ssm_state),
+        ] {
+            let error = relative_error(&widen(&ours), exact);
+            let config = layer.config();
+            println!("{} {d_model} {storage:?} {what}: {error:.2e}", config.variant.name());
+            assert!(
+                error <= allowed,
+                "{config:?} as {storage:?}, {batch} x {pieces:?}: {what} is off by {error:e}"
+            );
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn random_layers_of_every_type() {
     let mut random = Random(11);
     for round_of in some(&Vec::from_iter(0..60)) {
-        let variant = Variant::ALL[round_of % 4];
-        let config = config(variant, &mut random);
+        let config = config(Variant::ALL[round_of % 4], &mut random);
         let layer = random_layer(&config, Isa::current(), random.next());
         let (batch, seqlen) = (1 + random.below(12), 1 + random.below(300));
         let x = random.values(batch * seqlen * config.d_model);
-        for (storage, allowed) in [(Storage::F32, 2e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
-            let engine = engine(&layer, storage);
-            let exact = rounded_oracle(&layer, storage);
-            let x = round(storage, &x);
-            let exact = exact.forward(&widen(&x), batch, seqlen);
-            let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
-            let error = relative_error(&widen(&whole), &exact.y);
-            println!("{round_of} {storage:?} {} {error:.2e}", variant.name());
-            assert!(error <= allowed, "{config:?} as {storage:?}, {batch} x {seqlen}: off by {error:e}");
-
-            let lanes = engine.new_state(batch).unwrap();
-            let cut = random.below(seqlen);
-            let streamed = chunked(&engine, &x, batch, config.d_model, &[cut, 1, seqlen - cut - 1], &lanes);
-            let error = relative_error(&widen(&streamed), &exact.y);
-            assert!(error <= allowed, "{config:?} as {storage:?}, {batch} x {cut} + 1 + …: off by {error:e}");
-            let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
-            assert!(error <= allowed, "{config:?} as {storage:?}: ssm_state is off by {error:e}");
-        }
+        let cut = random.below(seqlen);
+        every_type_follows_the_oracle(&layer, &x, batch, &[cut, 1, seqlen - cut - 1], 2e-5);
     }
 }
 
@@ -278,24 +290,8 @@ fn sixteen_states_of_every_type() {
         let config = Config { dt_rank, ..Config::new(variant, d_model) };
         let layer = random_layer(&config, Isa::current(), random.next());
         let x = random.values(batch * seqlen * d_model);
-        for (storage, allowed) in [(Storage::F32, 1e-5), (Storage::F16, 2e-2), (Storage::Bf16, 1.5e-1)] {
-            let engine = engine(&layer, storage);
-            let exact = rounded_oracle(&layer, storage);
-            let what = format!("{} of {d_model} as {storage:?}, {batch} x {seqlen}", variant.name());
-            let x = round(storage, &x);
-            let exact = exact.forward(&widen(&x), batch, seqlen);
-            let whole = forward(&engine, &x, Calls::uniform(batch, seqlen), None);
-            let error = relative_error(&widen(&whole), &exact.y);
-            println!("{what}: {error:.2e}");
-            assert!(error <= allowed, "{what}: off by {error:e}");
-            let lanes = engine.new_state(batch).unwrap();
-            let cut = seqlen / 3;
-            let streamed = chunked(&engine, &x, batch, d_model, &[cut, seqlen - cut], &lanes);
-            let error = relative_error(&widen(&streamed), &exact.y);
-            assert!(error <= allowed, "{what}, in two pieces: off by {error:e}");
-            let error = relative_error(&widen(&state(&lanes, &layer, "ssm_state")), &exact.ssm_state);
-            assert!(error <= allowed, "{what}: ssm_state is off by {error:e}");
-        }
+        let cut = seqlen / 3;
+        every_type_follows_the_oracle(&layer, &x, batch, &[cut, seqlen - cut], 1e-5);
     }
 }
 
@@ -775,36 +771,11 @@ fn a_layer_on_a_gpu_is_a_layer() {
     }
 }
 
-unsafe extern "C" {
-    // As C sees them: the handles are pointers to a `Layer` and a `Cache`.
-    fn lm_forward_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_step_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_last_error() -> *const c_char;
-    fn lm_build_info() -> *const c_char;
-    fn lm_cuda_available() -> bool;
-}
-
-fn text(string: *const c_char) -> String {
-    // SAFETY: a message of the library, copied before the thread's next call.
-    unsafe { CStr::from_ptr(string) }.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn what_can_be_used_is_told() {
     // SAFETY: no arguments.
-    let (info, available) = unsafe { (text(lm_build_info()), lm_cuda_available()) };
+    let available = unsafe { lm_cuda_available() };
+    let info = build_info();
     assert_eq!(available, cuda::available().is_ok());
     assert!(info.contains(if available { "CUDA on" } else { "CUDA not usable: " }), "{info}");
 }
@@ -863,7 +834,7 @@ fn device_tensors_of_other_libraries() {
             let x = step(&from, of_step.as_mut_ptr(), steps.as_mut_ptr());
             let y = step(&to, of_step.as_mut_ptr(), steps.as_mut_ptr());
             let cache = from_mut(&mut cache).cast();
-            assert_eq!(lm_step_dlpack(handle, &x, cache, &y, null_mut()), 0, "{}", text(lm_last_error()));
+            assert_eq!(lm_step_dlpack(handle, &x, cache, &y, null_mut()), 0, "{}", last_error());
         }
         stepped.copy_from_slice(&download());
         assert!(relative_error_f32(&stepped, &expected) < 1e-5);
@@ -875,7 +846,7 @@ fn device_tensors_of_other_libraries() {
         ] {
             x_tensor.device = DLDevice { device_type: change.0, device_id: change.1 };
             assert_eq!(lm_forward_dlpack(handle, &x_tensor, null_mut(), &y_tensor, null_mut()), 3);
-            assert!(text(lm_last_error()).contains(word), "{}", text(lm_last_error()));
+            assert!(last_error().contains(word), "{}", last_error());
         }
     }
 }

@@ -3,34 +3,15 @@
 
 mod common;
 
-use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, null, null_mut};
 
+use common::c_abi::{last_error, lm_forward_dlpack, lm_step_dlpack};
 use common::layers::random_layer;
 use common::random::Random;
 use half::{bf16, f16};
 use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor};
 use lite_mamba::simd::Isa;
 use lite_mamba::{Cache, Config, DType, Element, Layer, Tokens, Variant};
-
-unsafe extern "C" {
-    // As C sees them: the handles are pointers to a `Layer` and a `Cache`.
-    fn lm_forward_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_step_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_last_error() -> *const c_char;
-}
 
 const D_MODEL: usize = 8;
 const DTYPES: [DType; 4] = [DType::F32, DType::F64, DType::Bf16, DType::F16];
@@ -45,11 +26,6 @@ const OUT_OF_MEMORY: i32 = 9;
 fn layer(dtype: DType) -> Layer {
     let config = Config { dtype, conv_dilations: vec![1, 2], ..Config::new(Variant::Ptcn, D_MODEL) };
     random_layer(&config, Isa::current(), 1)
-}
-
-fn last_error() -> String {
-    // SAFETY: this thread's message, copied before its next call.
-    unsafe { CStr::from_ptr(lm_last_error()) }.to_str().unwrap().to_owned()
 }
 
 /// Calls the function for this number of sides.

@@ -7,31 +7,19 @@
 
 #![no_main]
 
+#[allow(dead_code)]
+#[path = "../../tests/common/c_abi.rs"]
+mod c_abi;
+
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::ptr::{self, null_mut};
 use std::sync::OnceLock;
 
+use c_abi::{lm_forward_dlpack, lm_step_dlpack};
 use libfuzzer_sys::fuzz_target;
 use lite_mamba::ffi::{DLDataType, DLDevice, DLTensor, View, view};
 use lite_mamba::{Cache, Config, DType, Device, Element, Layer, Tokens, Variant, threads};
-
-unsafe extern "C" {
-    fn lm_forward_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-    fn lm_step_dlpack(
-        layer: *const c_void,
-        x: *const DLTensor,
-        cache: *mut c_void,
-        y: *const DLTensor,
-        stream: *mut c_void,
-    ) -> i32;
-}
 
 const D_MODEL: usize = 4;
 const BATCH: usize = 2;

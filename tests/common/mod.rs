@@ -3,6 +3,7 @@
 // Each test program compiles this module for itself and uses only a part of it.
 #![allow(dead_code)]
 
+pub mod c_abi;
 pub mod golden;
 pub mod layers;
 pub mod oracle;
