@@ -43,8 +43,8 @@ const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 
 /// The most shared memory that the convolutions' kernel asks for: two blocks of it fit on a multiprocessor.
 pub const MAX_SHARED: u32 = 80 << 10;
-/// The most that the products' kernels ask for: what a block gets on every device.
-pub const MAX_TILE_SHARED: u32 = 99 << 10;
+/// The most that the products' kernels ask for: on every device, and on those on which they begin early.
+pub const MAX_TILE_SHARED: [u32; 2] = [99 << 10, 128 << 10];
 
 /// The kernels of each storage type, as `build.rs` packs them.
 macro_rules! packed {
@@ -308,7 +308,7 @@ impl Gpu {
                 // A multiprocessor is idle for a moment where the next kernel would share out its memory otherwise.
                 set(attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
             }
-            if let Some(most) = kernel.most_shared() {
+            if let Some(most) = kernel.most_shared(self.early) {
                 set(attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)?;
             }
         }

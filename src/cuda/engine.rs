@@ -32,6 +32,8 @@ const SCAN_16_THREADS: usize = 64;
 const MAX_STEPS: usize = 256;
 const STEP_BRANCHES: usize = 8;
 const STEP_TAPS: usize = 4;
+/// Sequences that a block of their scan takes where there are many.
+const STEP_SCANS: usize = 4;
 /// Chunks of a scan, at most.
 const MAX_CHUNKS: usize = 64;
 /// Sides of a grid beyond the first.
@@ -597,7 +599,7 @@ impl Engine {
             // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
-        let convolutions = Convolutions { channels: d_inner, branches, taps: self.dims.d_conv };
+        let convolutions = Convolutions { channels: d_inner, branches };
         let small = branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS;
         let few =
             if small { self.products.few(&p.in_proj(), [x, both], rows, Some(convolutions)) } else { None };
@@ -634,12 +636,19 @@ impl Engine {
             r: projected,
             weight: dt_proj.weight,
             rank: dt_rank as i32,
+            rows: rows as i32,
         };
         debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
-        let grid = [d_inner.div_ceil(THREADS / 4), rows, 1];
+        // Where one sequence a block makes more blocks than are there at once, weights are read for several of them.
+        let blocks = d_inner.div_ceil(THREADS / 4);
+        let (kernel, at_once) = match blocks * rows > 8 * self.gpu.multiprocessors() as usize {
+            true => (Kernel::StepScans, STEP_SCANS),
+            false => (Kernel::StepScan, 1),
+        };
+        let grid = [blocks, rows.div_ceil(at_once), 1];
         let launch = Launch { grid, block: [THREADS as u32, 1], early, ..Launch::default() };
         // SAFETY: as above.
-        unsafe { self.gpu.launch_with(stream, Kernel::StepScan, self.storage, launch, &arguments) }?;
+        unsafe { self.gpu.launch_with(stream, kernel, self.storage, launch, &arguments) }?;
         apply(&p.out_proj(), u, y)
     }
 

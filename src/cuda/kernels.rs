@@ -96,6 +96,7 @@ kernels! {
     StepTile32Tf32 "step_tile_32_tf32"
     StepConv "step_conv"
     StepScan "step_scan"
+    StepScans "step_scans"
     AnyRows "any_rows"
     Copy "copy"
 }
@@ -108,10 +109,10 @@ impl Kernel {
     }
 
     /// The most shared memory that its blocks are launched with, if any are.
-    pub(super) fn most_shared(self) -> Option<u32> {
+    pub(super) fn most_shared(self, early: bool) -> Option<u32> {
         match self {
             Kernel::ConvTile => Some(MAX_SHARED),
-            _ => self.name().contains("tile").then_some(MAX_TILE_SHARED),
+            _ => self.name().contains("tile").then_some(MAX_TILE_SHARED[usize::from(early)]),
         }
     }
 
@@ -251,6 +252,7 @@ pub struct StepScanArgs {
     pub r: Address,
     pub weight: Address,
     pub rank: i32,
+    pub rows: i32,
 }
 
 #[derive(Clone, Copy, Debug)]

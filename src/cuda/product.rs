@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys::{self as blas, cudaDataType};
 
-use super::driver::{Gpu, Launch, MAX_TILE_SHARED, Stream, check_blas};
+use super::driver::{Gpu, Launch, Stream, check_blas};
 use super::kernels::{Address, Kernel, ProductArgs, Storage};
 use crate::error::Result;
 
@@ -69,8 +69,6 @@ pub struct Convolutions {
     pub channels: usize,
     /// How many there are.
     pub branches: usize,
-    /// d_conv
-    pub taps: usize,
 }
 
 /// A product, or one with what a step does besides, by a kernel of our own.
@@ -351,7 +349,7 @@ impl Products {
             && linear.weight.is_multiple_of(16);
         let multiprocessors = self.gpu.multiprocessors() as usize;
         if vector && (2..=TILED_ROWS).contains(&rows) {
-            let height = if rows <= 8 { 8 } else { 32 };
+            let height: usize = if rows <= 8 { 8 } else { 32 };
             let kernels = match (height, self.tf32) {
                 (8, false) => [Kernel::Tile8, Kernel::StepTile8],
                 (8, true) => [Kernel::Tile8Tf32, Kernel::StepTile8Tf32],
@@ -366,16 +364,19 @@ impl Products {
             let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
             let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
             let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
-            let stages = if height == 8 { 5 } else { 3 };
-            let own_rows = height / split;
+            // As in layer.cu, `Tile` and `step_tile`.
+            let stages = match (self.gpu.has_clusters(), height) {
+                (false, 8) => 5,
+                (false, _) => 3,
+                (true, 8) => 8,
+                (true, _) => 5,
+            };
+            let sums = height.div_ceil(16);
             let shared = stages * (TILE_OUTPUTS + height) * (CHUNK + 16)
                 + 4 * TILE_OUTPUTS * height
-                + convolutions.map_or(0, |Convolutions { branches, taps, .. }| {
-                    64 * (branches * (taps + 2) + (branches * (taps - 1) + 1) * own_rows)
+                + convolutions.map_or(0, |Convolutions { branches, .. }| {
+                    4 * TILE_THREADS as usize * branches * (sums + 2)
                 });
-            if shared > MAX_TILE_SHARED as usize {
-                return None;
-            }
             let launch = Launch {
                 grid: [tiles * split, rows.div_ceil(height), 1],
                 block: [TILE_THREADS, 1],

@@ -4,7 +4,8 @@
     build.py LIBNVRTC [--check]
 
 LIBNVRTC: libnvrtc.so.12 of CUDA 12.0, as in PyPI's nvidia-cuda-nvrtc-cu12==12.0.140. A driver refuses PTX that is newer
-than itself; that of 12.0 is taken by every driver from 525 on.
+than itself; that of 12.0 is taken by every driver from 525 on. The kernels that begin early, which need one of CUDA 12.3 or
+later anyway, use an instruction of PTX 8.1, one more than NVRTC 12.0 knows of; it hands on assembly unread.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ PARTS = {"layer": ("OTHERS", "compute_80"), "steps": ("STEPS", "compute_80"), "e
 VERSION = (12, 0)
 
 
-def compile_ptx(nvrtc: ctypes.CDLL, options: list[bytes]) -> str:
+def compile_ptx(nvrtc: ctypes.CDLL, architecture: str, options: list[bytes]) -> str:
     version = ctypes.c_int(), ctypes.c_int()
     nvrtc.nvrtcVersion(ctypes.byref(version[0]), ctypes.byref(version[1]))
     if (version[0].value, version[1].value) != VERSION:
@@ -36,7 +37,8 @@ def compile_ptx(nvrtc: ctypes.CDLL, options: list[bytes]) -> str:
     get(program, text)
     if status:
         sys.exit(text.value.decode())
-    return text.value.decode()
+    ptx = text.value.decode()
+    return ptx.replace(".version 8.0", ".version 8.1") if architecture == "compute_90" else ptx
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
             with_tf32 = "_AND_TF32" if kernels == "STEPS" and name == "f32" else ""
             options = [f"--gpu-architecture={architecture}", "--std=c++17"]
             options += [f"-DKERNELS={kernels}{with_tf32}", f"-DSTORAGE={storage}", f"-DNAME={name}"]
-            ptx = compile_ptx(nvrtc, [option.encode() for option in options])
+            ptx = compile_ptx(nvrtc, architecture, [option.encode() for option in options])
             if "--check" not in sys.argv:
                 target.write_text(ptx)
             elif target.read_text() != ptx:

@@ -999,11 +999,32 @@ __device__ __forceinline__ void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void store_to(int block, float *shared, float value) {
+// What other blocks send into a block's shared memory is counted by a barrier there: it waits for so many bytes.
+__device__ __forceinline__ void expect(u64 *barrier, u32 bytes) {
 #if __CUDA_ARCH__ >= 900
-    u32 address = __cvta_generic_to_shared(shared);
+    const u32 address = __cvta_generic_to_shared(barrier);
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void send(int block, float4 *to, u64 *barrier, float4 value) {
+#if __CUDA_ARCH__ >= 900
+    u32 address = __cvta_generic_to_shared(to), counted = __cvta_generic_to_shared(barrier);
     asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(block));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+    asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(counted) : "r"(block));
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];"
+                 ::"r"(address), "r"(counted), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w) : "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_sent(u64 *barrier) {
+#if __CUDA_ARCH__ >= 900
+    const u32 address = __cvta_generic_to_shared(barrier);
+    u32 done;
+    do {
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done) : "r"(address) : "memory");
+    } while (!done);
 #endif
 }
 
@@ -1012,12 +1033,16 @@ __device__ __forceinline__ void store_to(int block, float *shared, float value) 
 // the result. Inputs and rows are multiples of 16 bytes. Grid: outputs by blocks of a cluster, rows.
 //
 // A step is as fast as its instructions are few: those of a kernel that runs once come from far. Hence loops that are
-// not unrolled.
+// not unrolled. And it is as fast as what is left to do once the kernel before it is done.
 const int TILE_THREADS = 256, TILE_OUTPUTS = 32;
 const int CHUNK = 256, PITCH = CHUNK + 16; // bytes of the inputs of a row that are a chunk; from one row's to the next
 
 template <int ROWS> struct Tile {
+#if __CUDA_ARCH__ >= 900
+    static const int STAGES = ROWS == 8 ? 8 : 5;
+#else
     static const int STAGES = ROWS == 8 ? 5 : 3;
+#endif
     static const int STAGE = (TILE_OUTPUTS + ROWS) * PITCH;
     static const int GATHERED = STAGES * STAGE; // where the parts of the cluster's blocks are, (blocks, own rows, outputs)
     static const int MORE = GATHERED + 4 * TILE_OUTPUTS * ROWS; // where other users of shared memory begin
@@ -1037,17 +1062,21 @@ template <int ROWS> struct Tile {
     }
 };
 
-// UNITS: whether the matrix units multiply, which take f32 as TF32. `meanwhile` is called when all is on its way,
-// `put` with each value: half of the outputs, which of it, row, output, value.
-template <typename T, bool UNITS, int ROWS, typename Meanwhile, typename Put>
-__device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, Meanwhile meanwhile, Put put) {
+// UNITS: whether the matrix units multiply, which take f32 as TF32. `ahead` is called before begin_early(), `put` with
+// each value: half of the outputs, which of it, row, output, value.
+template <typename T, bool UNITS, int ROWS, typename Ahead, typename Put>
+__device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, Ahead ahead, Put put) {
     extern __shared__ float4 memory[];
+    __shared__ u64 sent;
     const int STAGES = Tile<ROWS>::STAGES, STAGE = Tile<ROWS>::STAGE, LINES = (ROWS + 15) / 16;
     unsigned char *stages = reinterpret_cast<unsigned char *>(memory);
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int bytes = a.inputs * int(sizeof(T)), chunks = (bytes + CHUNK - 1) / CHUNK;
     const int begin = chunks * t.rank >> a.split, count = (chunks * (t.rank + 1) >> a.split) - begin;
-    if (a.split) cluster_arrive();
+    if (a.split) {
+        if (thread == 0) expect(&sent, 4 * TILE_OUTPUTS * ROWS);
+        cluster_arrive();
+    }
 
     // A thread copies the same 16 bytes of a chunk for some of the rows.
     const int line = thread / 16;
@@ -1079,15 +1108,15 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
                 copy_async<16>(place + stage + (TILE_OUTPUTS + 16 * i) * PITCH, x[i] + (exists ? x_at : 0), exists);
         x_at += CHUNK;
     };
-#pragma unroll
-    for (int stage = 0; stage < STAGES - 1; ++stage) copy_weight(stage * STAGE);
+#pragma unroll 1
+    for (int stage = 0; stage < min(STAGES - 1, count); ++stage) copy_weight(stage * STAGE);
+    ahead();
     begin_early();
-#pragma unroll
+#pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        copy_x(stage * STAGE);
+        if (stage < count) copy_x(stage * STAGE);
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
-    meanwhile();
 
     // With matrix units a warp has 16 outputs and a quarter of each chunk's inputs; else 8 outputs and half of them, of
     // which 8 threads have 16 bytes each for a quarter of the rows.
@@ -1099,7 +1128,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
     for (int chunk = 0; chunk < count; ++chunk) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
         __syncthreads();
-        copy_weight(next), copy_x(next);
+        if (chunk + STAGES - 1 < count) copy_weight(next), copy_x(next);
         asm volatile("cp.async.commit_group;" ::: "memory");
         if constexpr (UNITS) {
             const uint4 upper = operand<T>(from + stage + warp % 2 * 16 * PITCH);
@@ -1164,14 +1193,13 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
     float *gathered = reinterpret_cast<float *>(stages + Tile<ROWS>::GATHERED);
     if (a.split) {
         cluster_wait();
-#pragma unroll
-        for (int i = 0; i < TILE_OUTPUTS * ROWS; i += TILE_THREADS) {
-            const int output = thread % TILE_OUTPUTS, row = (thread + i) / TILE_OUTPUTS;
+        const int row = thread / (TILE_OUTPUTS / 4), output = thread % (TILE_OUTPUTS / 4) * 4;
+        if (row < ROWS) {
             const int own = t.rank * t.rows + (row & (t.rows - 1));
-            store_to((row << a.split) / ROWS, gathered + own * TILE_OUTPUTS + output, total(output, row));
+            send((row << a.split) / ROWS, reinterpret_cast<float4 *>(gathered + own * TILE_OUTPUTS + output), &sent,
+                 make_float4(total(output, row), total(output + 1, row), total(output + 2, row), total(output + 3, row)));
         }
-        cluster_arrive();
-        cluster_wait();
+        wait_for_sent(&sent);
     }
 #pragma unroll 1
     for (int i = thread; i < 2 * 16 * t.rows; i += TILE_THREADS) {
@@ -1249,7 +1277,7 @@ struct Taps {
             weight[back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
             int slot = position - back * s.dilations[branch % STEP_BRANCHES];
             if (slot < 0) slot += a.ring_len;
-            if (back > 0) input[back] = ring[i64(slot) * a.channels];
+            if (back > 0) input[back] = __ldcg(ring + i64(slot) * a.channels);
         }
     }
     __device__ __forceinline__ float past() const {
@@ -1276,8 +1304,8 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     Taps taps;
     __shared__ float outputs[PRODUCT_WARPS][2];
     one_row<T>(s.product, [&] {
-        begin_early();
         taps.read(s, convolves, branch, channel, ring, position);
+        begin_early();
     }, [&](int output, T value) {
         static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
         outputs[threadIdx.y][threadIdx.x] = widen(value);
@@ -1296,52 +1324,42 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     ring[i64(position) * a.channels] = x;
 }
 
-// The same as in tile. A block has 16 channels of x, and of z. What the convolutions take goes through shared memory:
-// each branch's weights, bias and gate, (branches, taps + 2, 16), and the inputs before this one by branch and tap, with
-// the place of this one: (branches (taps - 1) + 1, rows, 16).
+// The same as in tile. A block has 16 channels of x, and of z. What is known of the convolutions before the token itself
+// waits in shared memory, each thread's apart: (branches, `ENDS` sums, then the token's weight and the gate, threads).
 template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step_tile(const StepArgs &s) {
     extern __shared__ float4 memory[];
     const ConvArgs &a = s.conv;
     const ProductArgs &p = s.product;
     const int ENDS = ROWS * 16 > TILE_THREADS ? ROWS * 16 / TILE_THREADS : 1; // inputs of a thread
+    const int AT_ONCE = 4;
     const Tile<ROWS> t(p, 16, a.channels, a.channels);
     const int thread = threadIdx.x, channel = t.first + thread % 16;
-    float *constants = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4;
-    float *past = constants + a.branches * (a.taps + 2) * 16;
-    int stream[ENDS], position[ENDS];
-#pragma unroll
-    for (int i = 0; i < ENDS; ++i) {
-        const int own = thread + i * TILE_THREADS;
-        stream[i] = t.is_real(p, own) ? sequence_of<true>(a.sequences, t.top + own / 16).lane : 0;
-        position[i] = t.is_real(p, own) ? __ldcg(a.positions + stream[i]) : 0;
-    }
+    float *known = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4 + thread;
+    const int sums = 0, weights = ENDS * TILE_THREADS, gates = weights + TILE_THREADS, all = gates + TILE_THREADS;
+    int place[ENDS]; // of this input in all rings
     tile<T, UNITS, ROWS>(p, t, [&] {
-        const int taps = a.taps;
-#pragma unroll 1
-        for (int i = thread / 16; i < a.branches * (taps + 2); i += TILE_THREADS / 16) {
-            const int branch = i / (taps + 2), which = i - branch * (taps + 2);
-            const float *from = a.weight + (branch * taps + which) * i64(a.channels) + channel;
-            if (which == taps) from = a.bias + branch * i64(a.channels) + channel;
-            if (which == taps + 1) from = a.gates + branch;
-            const bool exists = channel < a.channels && (which != taps || a.bias);
-            copy_async<4>(__cvta_generic_to_shared(constants + i * 16 + thread % 16), exists ? from : a.gates, exists);
-        }
 #pragma unroll
         for (int i = 0; i < ENDS; ++i) {
-            const int own = thread + i * TILE_THREADS;
-            if (!t.is_real(p, own)) continue;
-            const float *ring = ring_of(a, stream[i], channel);
-            float *to = past + own;
+            place[i] = -1;
+            if (!t.is_real(p, thread + i * TILE_THREADS)) continue;
+            const int stream = sequence_of<true>(a.sequences, t.top + (thread + i * TILE_THREADS) / 16).lane;
+            const int position = __ldcg(a.positions + stream);
+            place[i] = stream * a.ring_len + position;
+            const float *ring = ring_of(a, stream, channel);
 #pragma unroll 1
-            for (int branch = 0; branch < a.branches; ++branch) {
-                int slot = position[i] - s.dilations[branch] * (taps - 1);
-#pragma unroll 1
-                for (int tap = 0; tap < taps - 1; ++tap, slot += s.dilations[branch], to += 16 * t.rows) {
-                    const int real = slot < 0 ? slot + a.ring_len : slot;
-                    copy_async<4>(__cvta_generic_to_shared(to), ring + i64(real) * a.channels, true);
+            for (int top = 0; top < a.branches; top += AT_ONCE) {
+                Taps taps[AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) taps[j].read(s, true, top + j, channel, ring, position);
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) {
+                    if (top + j >= a.branches) break;
+                    float *to = known + (top + j) * all;
+                    to[sums + i * TILE_THREADS] = taps[j].past();
+                    to[weights] = taps[j].weight[0];
+                    to[gates] = taps[j].gate;
                 }
             }
-            *reinterpret_cast<int *>(to) = stream[i] * a.ring_len + position[i];
         }
     }, [&](int half, int own, i64 row, int output, T value) {
         if (half == 1) {
@@ -1350,23 +1368,21 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
         }
         const float x = widen(value);
         T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
-        const float *in = past + own, *w = constants + thread % 16;
+        const float *from = known + own - thread;
         float sum = 0.0f;
 #pragma unroll 1
-        for (int branch = 0; branch < a.branches; ++branch, w += 16 * (a.taps + 2)) {
-            float acc = fmaf(w[16 * (a.taps - 1)], x, w[16 * a.taps]);
+        for (int top = 0; top < a.branches; top += AT_ONCE) {
 #pragma unroll
-            for (int tap = 0; tap < STEP_TAPS - 1; ++tap) {
-                if (tap >= a.taps - 1) break;
-                acc = fmaf(w[16 * tap], *in, acc);
-                in += 16 * t.rows;
+            for (int j = 0; j < AT_ONCE; ++j) {
+                if (top + j >= a.branches) break;
+                const float *of = from + (top + j) * all, *constant = known + (top + j) * all;
+                const float active = constant[gates] * silu(fmaf(constant[weights], x, of[sums]));
+                if (a.branch_stride) out[(top + j) * a.branch_stride] = narrow<T>(active);
+                sum += active;
             }
-            const float active = w[16 * (a.taps + 1)] * silu(acc);
-            if (a.branch_stride) out[branch * a.branch_stride] = narrow<T>(active);
-            sum += active;
         }
         if (!a.branch_stride) *out = narrow<T>(sum);
-        a.ring[i64(*reinterpret_cast<const int *>(in)) * a.channels + channel] = x;
+        a.ring[i64(ENDS == 1 || own < TILE_THREADS ? place[0] : place[ENDS - 1]) * a.channels + channel] = x;
     });
 }
 
@@ -1404,110 +1420,145 @@ struct StepScanArgs {
     const void *r;      // (rows, rank), as far apart as B and C
     const void *weight; // (channels, rank)
     int rank;
+    int rows;
 };
 
-// Four threads share a channel. What x_proj has no part in is read before it is done. Grid: channels, sequences.
-template <typename T> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
+// Four threads share a channel, of ROWS sequences. What x_proj has no part in is read before it is done. Grid: channels,
+// sequences.
+template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     const ScanArgs &p = s.scan;
     const int lane = threadIdx.x % 4;
     const int own = blockIdx.x * (THREADS / 4) + threadIdx.x / 4;
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
-    const i64 row = blockIdx.y;
-    const int stream = sequence_of<true>(p.sequences, row).lane;
+    const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
     const float *a = p.a + i64(channel) * p.states;
-    float *state = p.state + (i64(stream) * p.channels + channel) * p.states;
     const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
-    T *y = static_cast<T *>(p.u) + row * p.u_stride + channel;
+    int stream[ROWS];
+    float *state[ROWS];
+    T *y[ROWS];
+    const T *projected[ROWS]; // from r to B and C is as far in all rows
+    const i64 to_b = static_cast<const T *>(p.b) - static_cast<const T *>(s.r), to_c = static_cast<const T *>(p.c) - static_cast<const T *>(s.r);
 
     // A thread's first states, and the first of its share of the weights.
     const bool fours = p.states % 4 == 0 && s.rank % 4 == 0;
     const int VECTORS = 4;
-    float w[VECTORS][4], power[4] = {}, h[4] = {};
-    auto read_states = [&](int n) {
+    float w[VECTORS][4], power[4] = {}, h[ROWS][4] = {}, u[ROWS][1], z[ROWS][1];
+    auto read_powers = [&](int n) {
         if (fours) {
-            if (n < p.states) load<4>(a + n, power), load_shared<4>(state + n, h);
+            if (n < p.states) load<4>(a + n, power);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                if (n + i < p.states) power[i] = a[n + i], h[i] = __ldcg(state + n + i);
+                if (n + i < p.states) power[i] = a[n + i];
         }
     };
-    read_states(4 * lane);
+    auto read_states = [&](int row, int n) {
+        if (fours) {
+            if (n < p.states) load_shared<4>(state[row] + n, h[row]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (n + i < p.states) h[row][i] = __ldcg(state[row] + n + i);
+        }
+    };
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) {
+        // Those that are not there do as the last one does, but write nothing.
+        const int index = blockIdx.y * ROWS + min(row, count - 1);
+        stream[row] = sequence_of<true>(p.sequences, index).lane;
+        state[row] = p.state + (i64(stream[row]) * p.channels + channel) * p.states;
+        y[row] = static_cast<T *>(p.u) + i64(index) * p.u_stride + channel;
+        projected[row] = static_cast<const T *>(s.r) + i64(index) * p.bc_stride;
+        read_states(row, 4 * lane);
+        load_shared<1>(y[row], u[row]);
+        load_shared<1>(static_cast<const T *>(p.z) + i64(index) * p.z_stride + channel, z[row]);
+    }
+    read_powers(4 * lane);
     if (fours) {
 #pragma unroll
         for (int i = 0; i < VECTORS; ++i)
             if (4 * lane + 16 * i < s.rank) load<4>(weight + 4 * lane + 16 * i, w[i]);
     }
     const float bias = p.delta_bias[channel], skip = p.skip[channel];
-    float u[1], z[1];
-    load_shared<1>(y, u);
-    load_shared<1>(static_cast<const T *>(p.z) + row * p.z_stride + channel, z);
     begin_early();
 
-    const T *b = static_cast<const T *>(p.b) + row * p.bc_stride;
-    const T *c = static_cast<const T *>(p.c) + row * p.bc_stride;
-    const T *r = static_cast<const T *>(s.r) + row * p.bc_stride;
-    float in[4] = {}, out[4] = {};
-    auto read_inputs = [&](int n) {
+    float in[ROWS][4] = {}, out[ROWS][4] = {}, delta[ROWS] = {}, sum[ROWS] = {};
+    auto read_inputs = [&](int row, int n) {
+        const T *b = projected[row] + to_b, *c = projected[row] + to_c;
         if (fours) {
-            if (n < p.states) load<4>(b + n, in), load<4>(c + n, out);
+            if (n < p.states) load<4>(b + n, in[row]), load<4>(c + n, out[row]);
         } else {
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                if (n + i < p.states) in[i] = widen(b[n + i]), out[i] = widen(c[n + i]);
+                if (n + i < p.states) in[row][i] = widen(b[n + i]), out[row][i] = widen(c[n + i]);
         }
     };
-    read_inputs(4 * lane);
-    float delta = 0.0f;
-    if (fours) {
-        float v[VECTORS][4];
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i)
-            if (4 * lane + 16 * i < s.rank) load<4>(r + 4 * lane + 16 * i, v[i]);
+    for (int row = 0; row < ROWS; ++row) {
+        read_inputs(row, 4 * lane);
+        const T *r = projected[row];
+        if (fours) {
+            float v[VECTORS][4];
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) {
-            if (4 * lane + 16 * i >= s.rank) break;
+            for (int i = 0; i < VECTORS; ++i)
+                if (4 * lane + 16 * i < s.rank) load<4>(r + 4 * lane + 16 * i, v[i]);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) delta = fmaf(w[i][j], v[i][j], delta);
-        }
+            for (int i = 0; i < VECTORS; ++i) {
+                if (4 * lane + 16 * i >= s.rank) break;
+#pragma unroll
+                for (int j = 0; j < 4; ++j) delta[row] = fmaf(w[i][j], v[i][j], delta[row]);
+            }
 #pragma unroll 1
-        for (int k = 4 * lane + 16 * VECTORS; k < s.rank; k += 16) {
-            load<4>(weight + k, w[0]);
-            load<4>(r + k, v[0]);
+            for (int k = 4 * lane + 16 * VECTORS; k < s.rank; k += 16) {
+                float more[4];
+                load<4>(weight + k, more);
+                load<4>(r + k, v[0]);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) delta = fmaf(w[0][j], v[0][j], delta);
-        }
-    } else {
+                for (int j = 0; j < 4; ++j) delta[row] = fmaf(more[j], v[0][j], delta[row]);
+            }
+        } else {
 #pragma unroll 1
-        for (int k = lane; k < s.rank; k += 4) delta = fmaf(widen(weight[k]), widen(r[k]), delta);
+            for (int k = lane; k < s.rank; k += 4) delta[row] = fmaf(widen(weight[k]), widen(r[k]), delta[row]);
+        }
     }
-    delta += __shfl_xor_sync(0xffffffffu, delta, 1);
-    delta += __shfl_xor_sync(0xffffffffu, delta, 2);
-    delta = softplus(delta + bias);
-    const float delta_u = delta * u[0];
-    float sum = 0.0f;
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) {
+        delta[row] += __shfl_xor_sync(0xffffffffu, delta[row], 1);
+        delta[row] += __shfl_xor_sync(0xffffffffu, delta[row], 2);
+        delta[row] = softplus(delta[row] + bias);
+    }
 #pragma unroll 1
     for (int n = 4 * lane; n < p.states; n += 16) {
-        if (n >= 16) read_states(n), read_inputs(n);
+        if (n >= 16) read_powers(n);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            h[i] = fmaf(exp2_approx(delta * power[i]), h[i], delta_u * in[i]);
-            if (fours || n + i < p.states) sum = fmaf(h[i], out[i], sum);
-            if (exists && !fours && n + i < p.states) state[n + i] = h[i];
+        for (int row = 0; row < ROWS; ++row) {
+            if (n >= 16) read_states(row, n), read_inputs(row, n);
+            const bool stored = exists && row < count;
+            const float delta_u = delta[row] * u[row][0];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float &value = h[row][i];
+                value = fmaf(exp2_approx(delta[row] * power[i]), value, delta_u * in[row][i]);
+                if (fours || n + i < p.states) sum[row] = fmaf(value, out[row][i], sum[row]);
+                if (stored && !fours && n + i < p.states) state[row][n + i] = value;
+            }
+            if (stored && fours) store<4>(state[row] + n, h[row]);
         }
-        if (exists && fours) store<4>(state + n, h);
     }
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    if (exists && lane == 0) *y = narrow<T>(fmaf(skip, u[0], sum) * silu(z[0]));
-    // The token is done: a thread for each history moves its position on.
-    if (blockIdx.x == 0) {
-        if (threadIdx.x == 0) ++p.seen[stream];
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) {
+        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 1);
+        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 2);
+        if (exists && lane == 0 && row < count) *y[row] = narrow<T>(fmaf(skip, u[row][0], sum[row]) * silu(z[row][0]));
+        // The token is done: a thread for each history moves its position on.
+        if (blockIdx.x == 0 && row < count) {
+            if (threadIdx.x == 0) ++p.seen[stream[row]];
 #pragma unroll 1
-        for (int i = threadIdx.x; i < p.histories; i += THREADS) {
-            u32 &position = p.positions[i * p.lanes + stream];
-            position = position + 1 < p.ring_lens[i] ? position + 1 : 0;
+            for (int i = threadIdx.x; i < p.histories; i += THREADS) {
+                u32 &position = p.positions[i * p.lanes + stream[row]];
+                position = position + 1 < p.ring_lens[i] ? position + 1 : 0;
+            }
         }
     }
 }
@@ -1568,7 +1619,8 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(256) one_row_##NAME(ProductArgs a) { one_row<T>(a); }             \
     extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
     extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) { step_conv<T>(a); }        \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T>(a); }    \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T, 1>(a); } \
+    extern "C" __global__ void __launch_bounds__(THREADS) step_scans_##NAME(StepScanArgs a) { step_scan<T, 4>(a); } \
     TILES(T, sizeof(T) == 2, NAME)
 #define STEPS_AND_TF32(T, NAME)                                                                                    \
     STEPS(T, NAME)                                                                                                \
