@@ -34,6 +34,8 @@ const STEP_BRANCHES: usize = 8;
 const STEP_TAPS: usize = 4;
 /// Sequences that a block of their scan takes where there are many.
 const STEP_SCANS: usize = 4;
+/// Bytes of shared memory that a kernel gets without asking.
+const DEFAULT_SHARED: usize = 48 << 10;
 /// Chunks of a scan, at most.
 const MAX_CHUNKS: usize = 64;
 /// Sides of a grid beyond the first.
@@ -568,8 +570,14 @@ impl Engine {
             && block.rows == block.count
             && block.sequences.starts == 0
             && block.rows <= MAX_STEPS
+            && STEP_SCANS * self.staged() <= DEFAULT_SHARED
             && self.variant != Variant::Stcn;
         block.state.filter(|_| fits)
+    }
+
+    /// Bytes of shared memory that a sequence takes in a step's scan: r, B and C in f32, each up to a multiple of 16.
+    fn staged(&self) -> usize {
+        4 * (self.dims.dt_rank.next_multiple_of(16) + 2 * self.dims.d_state.next_multiple_of(16))
     }
 
     /// The stages of such a block: in_proj with the convolutions, x_proj, dt_proj with the scan, out_proj.
@@ -645,8 +653,13 @@ impl Engine {
             true => (Kernel::StepScans, STEP_SCANS),
             false => (Kernel::StepScan, 1),
         };
-        let grid = [blocks, rows.div_ceil(at_once), 1];
-        let launch = Launch { grid, block: [THREADS as u32, 1], early, ..Launch::default() };
+        let launch = Launch {
+            grid: [blocks, rows.div_ceil(at_once), 1],
+            block: [THREADS as u32, 1],
+            shared: (at_once * self.staged()) as u32,
+            early,
+            ..Launch::default()
+        };
         // SAFETY: as above.
         unsafe { self.gpu.launch_with(stream, kernel, self.storage, launch, &arguments) }?;
         apply(&p.out_proj(), u, y)

@@ -371,12 +371,9 @@ impl Products {
                 (true, 8) => 8,
                 (true, _) => 5,
             };
-            let sums = height.div_ceil(16);
             let shared = stages * (TILE_OUTPUTS + height) * (CHUNK + 16)
                 + 4 * TILE_OUTPUTS * height
-                + convolutions.map_or(0, |Convolutions { branches, .. }| {
-                    4 * TILE_THREADS as usize * branches * (sums + 2)
-                });
+                + convolutions.map_or(0, |Convolutions { branches, .. }| 64 * branches * (height + 2));
             let launch = Launch {
                 grid: [tiles * split, rows.div_ceil(height), 1],
                 block: [TILE_THREADS, 1],

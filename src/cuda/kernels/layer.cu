@@ -991,7 +991,7 @@ template <int BYTES> __device__ __forceinline__ void copy_async(u32 to, const vo
 // Blocks of a cluster, which only devices have whose kernels begin early.
 __device__ __forceinline__ void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void cluster_wait() {
@@ -1111,6 +1111,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
 #pragma unroll 1
     for (int stage = 0; stage < min(STAGES - 1, count); ++stage) copy_weight(stage * STAGE);
     ahead();
+    if (a.split) cluster_wait();
     begin_early();
 #pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; ++stage) {
@@ -1192,7 +1193,6 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
     };
     float *gathered = reinterpret_cast<float *>(stages + Tile<ROWS>::GATHERED);
     if (a.split) {
-        cluster_wait();
         const int row = thread / (TILE_OUTPUTS / 4), output = thread % (TILE_OUTPUTS / 4) * 4;
         if (row < ROWS) {
             const int own = t.rank * t.rows + (row & (t.rows - 1));
@@ -1208,8 +1208,11 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         if (!t.is_real(a, which) || output >= a.outputs) continue;
         float value = a.bias ? widen(static_cast<const T *>(a.bias)[output]) : 0.0f;
         if (a.split) {
-#pragma unroll 1
-            for (int part = row; part < ROWS; part += t.rows) value += gathered[part * TILE_OUTPUTS + slot];
+            float parts[8];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) parts[i] = i >> a.split ? 0.0f : gathered[(row + i * t.rows) * TILE_OUTPUTS + slot];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) value += parts[i];
         } else {
             value += total(slot, row);
         }
@@ -1261,23 +1264,32 @@ struct StepArgs {
     int dilations[STEP_BRANCHES]; // again, where they need no waiting for
 };
 
-// What a branch of a channel's convolution multiplies, and what of it is known before the token itself.
+// A branch of a channel's convolution: what it multiplies, and what of it is known before the token itself.
 struct Taps {
     float weight[STEP_TAPS], input[STEP_TAPS], bias, gate; // of the token itself, and those before it
 
-    __device__ __forceinline__ void read(const StepArgs &s, bool real, int branch, int channel, const float *ring, int position) {
-        const ConvArgs &a = s.conv;
-        real = real && branch < a.branches;
-        gate = real ? a.gates[branch] : 0.0f;
-        bias = real && a.bias ? a.bias[i64(branch) * a.channels + channel] : 0.0f;
+    // Loads without a branch: of a tap that is not there, another one's.
+    __device__ __forceinline__ void read_weights(const ConvArgs &a, int branch, int channel) {
+        const int stride = 4 * a.channels;
+        gate = a.gates[branch];
+        bias = 0.0f;
+        if (a.bias) bias = *reinterpret_cast<const float *>(row_of(a.bias + channel, branch, stride));
 #pragma unroll
         for (int back = 0; back < STEP_TAPS; ++back) {
-            weight[back] = input[back] = 0.0f;
-            if (!real || back >= a.taps) continue;
-            weight[back] = a.weight[(i64(branch) * a.taps + a.taps - 1 - back) * a.channels + channel];
-            int slot = position - back * s.dilations[branch % STEP_BRANCHES];
+            const int row = branch * a.taps + max(a.taps - 1 - back, 0);
+            const float value = *reinterpret_cast<const float *>(row_of(a.weight + channel, row, stride));
+            weight[back] = back < a.taps ? value : 0.0f;
+        }
+    }
+    __device__ __forceinline__ void read_inputs(const StepArgs &s, int branch, const float *ring, int position) {
+        const ConvArgs &a = s.conv;
+        const int stride = 4 * a.channels;
+#pragma unroll
+        for (int back = 1; back < STEP_TAPS; ++back) {
+            int slot = position - (back < a.taps ? back : 0) * s.dilations[branch];
             if (slot < 0) slot += a.ring_len;
-            if (back > 0) input[back] = __ldcg(ring + i64(slot) * a.channels);
+            const float value = __ldcg(reinterpret_cast<const float *>(row_of(ring, slot, stride)));
+            input[back] = back < a.taps ? value : 0.0f;
         }
     }
     __device__ __forceinline__ float past() const {
@@ -1304,7 +1316,10 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     Taps taps;
     __shared__ float outputs[PRODUCT_WARPS][2];
     one_row<T>(s.product, [&] {
-        taps.read(s, convolves, branch, channel, ring, position);
+        if (convolves && branch < a.branches) {
+            taps.read_weights(a, branch, channel);
+            taps.read_inputs(s, branch, ring, position);
+        }
         begin_early();
     }, [&](int output, T value) {
         static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
@@ -1314,9 +1329,11 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     __syncwarp();
     const float x = outputs[threadIdx.y][lane % 2];
     T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
-    float sum = taps.gate * silu(fmaf(taps.weight[0], x, taps.past()));
-    if (branch >= a.branches) sum = 0.0f;
-    else if (a.branch_stride && convolves) out[branch * a.branch_stride] = narrow<T>(sum);
+    float sum = 0.0f;
+    if (convolves && branch < a.branches) {
+        sum = taps.gate * silu(fmaf(taps.weight[0], x, taps.past()));
+        if (a.branch_stride) out[branch * a.branch_stride] = narrow<T>(sum);
+    }
 #pragma unroll
     for (int width = 16; width >= 2; width /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, width);
     if (lane >= 2 || !convolves) return;
@@ -1325,40 +1342,30 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
 }
 
 // The same as in tile. A block has 16 channels of x, and of z. What is known of the convolutions before the token itself
-// waits in shared memory, each thread's apart: (branches, `ENDS` sums, then the token's weight and the gate, threads).
+// waits in shared memory: (branches; 16 rows of sums for as many rows as a block has, then weights and gates, 16 each).
 template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step_tile(const StepArgs &s) {
     extern __shared__ float4 memory[];
     const ConvArgs &a = s.conv;
     const ProductArgs &p = s.product;
-    const int ENDS = ROWS * 16 > TILE_THREADS ? ROWS * 16 / TILE_THREADS : 1; // inputs of a thread
-    const int AT_ONCE = 4;
+    const int AT_ONCE = 4, ALL = 16 * (ROWS + 2);
     const Tile<ROWS> t(p, 16, a.channels, a.channels);
-    const int thread = threadIdx.x, channel = t.first + thread % 16;
-    float *known = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4 + thread;
-    const int sums = 0, weights = ENDS * TILE_THREADS, gates = weights + TILE_THREADS, all = gates + TILE_THREADS;
-    int place[ENDS]; // of this input in all rings
+    const int thread = threadIdx.x, channel = t.first + thread % 16, inputs = 16 * t.rows;
+    float *known = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4, *weights = known + 16 * ROWS, *gates = weights + 16;
     tile<T, UNITS, ROWS>(p, t, [&] {
-#pragma unroll
-        for (int i = 0; i < ENDS; ++i) {
-            place[i] = -1;
-            if (!t.is_real(p, thread + i * TILE_THREADS)) continue;
-            const int stream = sequence_of<true>(a.sequences, t.top + (thread + i * TILE_THREADS) / 16).lane;
-            const int position = __ldcg(a.positions + stream);
-            place[i] = stream * a.ring_len + position;
-            const float *ring = ring_of(a, stream, channel);
 #pragma unroll 1
-            for (int top = 0; top < a.branches; top += AT_ONCE) {
-                Taps taps[AT_ONCE];
-#pragma unroll
-                for (int j = 0; j < AT_ONCE; ++j) taps[j].read(s, true, top + j, channel, ring, position);
-#pragma unroll
-                for (int j = 0; j < AT_ONCE; ++j) {
-                    if (top + j >= a.branches) break;
-                    float *to = known + (top + j) * all;
-                    to[sums + i * TILE_THREADS] = taps[j].past();
-                    to[weights] = taps[j].weight[0];
-                    to[gates] = taps[j].gate;
-                }
+        for (int own = thread % inputs; own < inputs; own += TILE_THREADS) {
+            if (!t.is_real(p, own)) continue;
+            const int stream = sequence_of<true>(a.sequences, t.top + own / 16).lane;
+            const float *ring = ring_of(a, stream, channel);
+            const int position = __ldcg(a.positions + stream);
+#pragma unroll 1
+            for (int branch = thread / inputs; branch < a.branches; branch += max(TILE_THREADS / inputs, 1)) {
+                Taps taps;
+                taps.read_weights(a, branch, channel);
+                taps.read_inputs(s, branch, ring, position);
+                known[branch * ALL + own] = taps.past();
+                weights[branch * ALL + own % 16] = taps.weight[0];
+                gates[branch * ALL + own % 16] = taps.gate;
             }
         }
     }, [&](int half, int own, i64 row, int output, T value) {
@@ -1368,21 +1375,25 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
         }
         const float x = widen(value);
         T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
-        const float *from = known + own - thread;
         float sum = 0.0f;
 #pragma unroll 1
         for (int top = 0; top < a.branches; top += AT_ONCE) {
+            float active[AT_ONCE];
 #pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j) {
-                if (top + j >= a.branches) break;
-                const float *of = from + (top + j) * all, *constant = known + (top + j) * all;
-                const float active = constant[gates] * silu(fmaf(constant[weights], x, of[sums]));
-                if (a.branch_stride) out[(top + j) * a.branch_stride] = narrow<T>(active);
-                sum += active;
+            for (int i = 0; i < AT_ONCE; ++i) {
+                const int at = min(top + i, a.branches - 1) * ALL;
+                active[i] = gates[at + thread % 16] * silu(fmaf(weights[at + thread % 16], x, known[at + own]));
+            }
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; ++i) {
+                if (top + i >= a.branches) break;
+                sum += active[i];
+                if (a.branch_stride) out[(top + i) * a.branch_stride] = narrow<T>(active[i]);
             }
         }
         if (!a.branch_stride) *out = narrow<T>(sum);
-        a.ring[i64(ENDS == 1 || own < TILE_THREADS ? place[0] : place[ENDS - 1]) * a.channels + channel] = x;
+        const int stream = sequence_of<true>(a.sequences, row).lane;
+        ring_of(a, stream, channel)[i64(a.positions[stream]) * a.channels] = x;
     });
 }
 
@@ -1403,12 +1414,17 @@ template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &
     for (int top = 0; top < a.branches; top += AT_ONCE) {
         Taps taps[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) taps[i].read(s, true, top + i, channel, ring, position);
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int branch = min(top + i, a.branches - 1);
+            taps[i].read_weights(a, branch, channel);
+            taps[i].read_inputs(s, branch, ring, position);
+        }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
+            if (top + i >= a.branches) break;
             const float active = taps[i].gate * silu(fmaf(taps[i].weight[0], x, taps[i].past()));
             sum += active;
-            if (a.branch_stride && top + i < a.branches) out[(top + i) * a.branch_stride] = narrow<T>(active);
+            if (a.branch_stride) out[(top + i) * a.branch_stride] = narrow<T>(active);
         }
     }
     if (!a.branch_stride) *out = narrow<T>(sum);
@@ -1423,37 +1439,40 @@ struct StepScanArgs {
     int rows;
 };
 
-// Four threads share a channel, of ROWS sequences. What x_proj has no part in is read before it is done. Grid: channels,
-// sequences.
+// Four values from `n` on of `count`, and zeros behind them.
+template <typename T> __device__ __forceinline__ void load_some(const T *from, int n, int count, bool fours, float (&to)[4]) {
+    to[0] = to[1] = to[2] = to[3] = 0.0f;
+    if (fours) {
+        if (n < count) load<4>(from + n, to);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (n + i < count) to[i] = widen(from[n + i]);
+    }
+}
+
+// Four threads share a channel, of ROWS sequences. What x_proj has no part in is read before it is done; what it has
+// computed goes through shared memory: (ROWS; r, B, C, each with zeros up to a multiple of 16). Grid: channels, sequences.
 template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
+    extern __shared__ float4 memory[];
     const ScanArgs &p = s.scan;
     const int lane = threadIdx.x % 4;
     const int own = blockIdx.x * (THREADS / 4) + threadIdx.x / 4;
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
     const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
+    const int to_b = (s.rank + 15) / 16 * 16, states = (p.states + 15) / 16 * 16, pitch = to_b + 2 * states;
     const float *a = p.a + i64(channel) * p.states;
     const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
-    int stream[ROWS];
-    float *state[ROWS];
-    T *y[ROWS];
-    const T *projected[ROWS]; // from r to B and C is as far in all rows
-    const i64 to_b = static_cast<const T *>(p.b) - static_cast<const T *>(s.r), to_c = static_cast<const T *>(p.c) - static_cast<const T *>(s.r);
 
-    // A thread's first states, and the first of its share of the weights.
-    const bool fours = p.states % 4 == 0 && s.rank % 4 == 0;
+    // A thread's first states, and the first of its share of the weights. Rows that are not there do as the last one
+    // does, but write nothing.
+    const bool fours = p.states % 4 == 0, ranks = s.rank % 4 == 0;
     const int VECTORS = 4;
-    float w[VECTORS][4], power[4] = {}, h[ROWS][4] = {}, u[ROWS][1], z[ROWS][1];
-    auto read_powers = [&](int n) {
-        if (fours) {
-            if (n < p.states) load<4>(a + n, power);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                if (n + i < p.states) power[i] = a[n + i];
-        }
-    };
+    float *state[ROWS];
+    float w[VECTORS][4], power[4], h[ROWS][4], u[ROWS][1], z[ROWS][1];
     auto read_states = [&](int row, int n) {
+        h[row][0] = h[row][1] = h[row][2] = h[row][3] = 0.0f;
         if (fours) {
             if (n < p.states) load_shared<4>(state[row] + n, h[row]);
         } else {
@@ -1464,63 +1483,66 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     };
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
-        // Those that are not there do as the last one does, but write nothing.
         const int index = blockIdx.y * ROWS + min(row, count - 1);
-        stream[row] = sequence_of<true>(p.sequences, index).lane;
-        state[row] = p.state + (i64(stream[row]) * p.channels + channel) * p.states;
-        y[row] = static_cast<T *>(p.u) + i64(index) * p.u_stride + channel;
-        projected[row] = static_cast<const T *>(s.r) + i64(index) * p.bc_stride;
+        state[row] = p.state + (i64(sequence_of<true>(p.sequences, index).lane) * p.channels + channel) * p.states;
         read_states(row, 4 * lane);
-        load_shared<1>(y[row], u[row]);
+        load_shared<1>(static_cast<const T *>(p.u) + i64(index) * p.u_stride + channel, u[row]);
         load_shared<1>(static_cast<const T *>(p.z) + i64(index) * p.z_stride + channel, z[row]);
     }
-    read_powers(4 * lane);
-    if (fours) {
+    load_some(a, 4 * lane, p.states, fours, power);
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i)
-            if (4 * lane + 16 * i < s.rank) load<4>(weight + 4 * lane + 16 * i, w[i]);
-    }
+    for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, s.rank, ranks, w[i]);
     const float bias = p.delta_bias[channel], skip = p.skip[channel];
+    // in_proj and the convolutions are done: positions can move on.
+    if (blockIdx.x == 0) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < count * (p.histories + 1); i += THREADS) {
+            const int history = i / count;
+            const int lane = sequence_of<true>(p.sequences, blockIdx.y * ROWS + i - history * count).lane;
+            if (history == p.histories) {
+                ++p.seen[lane];
+            } else {
+                u32 &position = p.positions[history * p.lanes + lane];
+                const u32 next = __ldcg(&position) + 1;
+                position = next < p.ring_lens[history] ? next : 0;
+            }
+        }
+    }
     begin_early();
 
-    float in[ROWS][4] = {}, out[ROWS][4] = {}, delta[ROWS] = {}, sum[ROWS] = {};
-    auto read_inputs = [&](int row, int n) {
-        const T *b = projected[row] + to_b, *c = projected[row] + to_c;
-        if (fours) {
-            if (n < p.states) load<4>(b + n, in[row]), load<4>(c + n, out[row]);
-        } else {
+    float *staged = reinterpret_cast<float *>(memory);
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                if (n + i < p.states) in[row][i] = widen(b[n + i]), out[row][i] = widen(c[n + i]);
+    for (int row = 0; row < ROWS; ++row) {
+        const T *from = static_cast<const T *>(s.r) + i64(blockIdx.y * ROWS + min(row, count - 1)) * p.bc_stride;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < pitch; i += THREADS) {
+            const int of_b = i - to_b, of_c = of_b - states;
+            const int at = of_b < 0 ? i : of_c < 0 ? of_b : of_c;
+            const int first = of_b < 0 ? 0 : of_c < 0 ? s.rank : s.rank + p.states;
+            staged[row * pitch + i] = at < (of_b < 0 ? s.rank : p.states) ? widen(from[first + at]) : 0.0f;
+        }
+    }
+    __syncthreads();
+
+    float delta[ROWS] = {}, sum[ROWS] = {};
+    auto add = [&](const float (&w)[4], int k) {
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) {
+            const float4 r = *reinterpret_cast<const float4 *>(staged + row * pitch + k);
+            delta[row] = fmaf(w[0], r.x, delta[row]);
+            delta[row] = fmaf(w[1], r.y, delta[row]);
+            delta[row] = fmaf(w[2], r.z, delta[row]);
+            delta[row] = fmaf(w[3], r.w, delta[row]);
         }
     };
 #pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        read_inputs(row, 4 * lane);
-        const T *r = projected[row];
-        if (fours) {
-            float v[VECTORS][4];
-#pragma unroll
-            for (int i = 0; i < VECTORS; ++i)
-                if (4 * lane + 16 * i < s.rank) load<4>(r + 4 * lane + 16 * i, v[i]);
-#pragma unroll
-            for (int i = 0; i < VECTORS; ++i) {
-                if (4 * lane + 16 * i >= s.rank) break;
-#pragma unroll
-                for (int j = 0; j < 4; ++j) delta[row] = fmaf(w[i][j], v[i][j], delta[row]);
-            }
+    for (int i = 0; i < VECTORS; ++i)
+        if (16 * i < s.rank) add(w[i], 4 * lane + 16 * i);
 #pragma unroll 1
-            for (int k = 4 * lane + 16 * VECTORS; k < s.rank; k += 16) {
-                float more[4];
-                load<4>(weight + k, more);
-                load<4>(r + k, v[0]);
-#pragma unroll
-                for (int j = 0; j < 4; ++j) delta[row] = fmaf(more[j], v[0][j], delta[row]);
-            }
-        } else {
-#pragma unroll 1
-            for (int k = lane; k < s.rank; k += 4) delta[row] = fmaf(widen(weight[k]), widen(r[k]), delta[row]);
-        }
+    for (int k = 4 * lane + 16 * VECTORS; k < to_b; k += 16) {
+        float more[4];
+        load_some(weight, k, s.rank, ranks, more);
+        add(more, k);
     }
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
@@ -1529,36 +1551,36 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
         delta[row] = softplus(delta[row] + bias);
     }
 #pragma unroll 1
-    for (int n = 4 * lane; n < p.states; n += 16) {
-        if (n >= 16) read_powers(n);
+    for (int n = 4 * lane; n < states; n += 16) {
+        if (n >= 16) load_some(a, n, p.states, fours, power);
 #pragma unroll
         for (int row = 0; row < ROWS; ++row) {
-            if (n >= 16) read_states(row, n), read_inputs(row, n);
-            const bool stored = exists && row < count;
+            if (n >= 16) read_states(row, n);
+            const float4 in = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + n);
+            const float4 out = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + states + n);
             const float delta_u = delta[row] * u[row][0];
+            float(&v)[4] = h[row];
+            v[0] = fmaf(exp2_approx(delta[row] * power[0]), v[0], delta_u * in.x), sum[row] = fmaf(v[0], out.x, sum[row]);
+            v[1] = fmaf(exp2_approx(delta[row] * power[1]), v[1], delta_u * in.y), sum[row] = fmaf(v[1], out.y, sum[row]);
+            v[2] = fmaf(exp2_approx(delta[row] * power[2]), v[2], delta_u * in.z), sum[row] = fmaf(v[2], out.z, sum[row]);
+            v[3] = fmaf(exp2_approx(delta[row] * power[3]), v[3], delta_u * in.w), sum[row] = fmaf(v[3], out.w, sum[row]);
+            if (!exists || row >= count) continue;
+            if (fours) {
+                if (n < p.states) store<4>(state[row] + n, v);
+            } else {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float &value = h[row][i];
-                value = fmaf(exp2_approx(delta[row] * power[i]), value, delta_u * in[row][i]);
-                if (fours || n + i < p.states) sum[row] = fmaf(value, out[row][i], sum[row]);
-                if (stored && !fours && n + i < p.states) state[row][n + i] = value;
+                for (int i = 0; i < 4; ++i)
+                    if (n + i < p.states) state[row][n + i] = v[i];
             }
-            if (stored && fours) store<4>(state[row] + n, h[row]);
         }
     }
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
         sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 1);
         sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 2);
-        if (exists && lane == 0 && row < count) *y[row] = narrow<T>(fmaf(skip, u[row][0], sum[row]) * silu(z[row][0]));
-        // The token is done: a thread for each history moves its position on.
-        if (blockIdx.x == 0 && row < count) {
-            if (threadIdx.x == 0) ++p.seen[stream[row]];
-#pragma unroll 1
-            for (int i = threadIdx.x; i < p.histories; i += THREADS) {
-                u32 &position = p.positions[i * p.lanes + stream[row]];
-                position = position + 1 < p.ring_lens[i] ? position + 1 : 0;
-            }
+        if (exists && lane == 0 && row < count) {
+            T *y = static_cast<T *>(p.u) + i64(blockIdx.y * ROWS + row) * p.u_stride + channel;
+            *y = narrow<T>(fmaf(skip, u[row][0], sum[row]) * silu(z[row][0]));
         }
     }
 }
@@ -1620,7 +1642,7 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
     extern "C" __global__ void __launch_bounds__(THREADS) step_conv_##NAME(StepArgs a) { step_conv<T>(a); }        \
     extern "C" __global__ void __launch_bounds__(THREADS) step_scan_##NAME(StepScanArgs a) { step_scan<T, 1>(a); } \
-    extern "C" __global__ void __launch_bounds__(THREADS) step_scans_##NAME(StepScanArgs a) { step_scan<T, 4>(a); } \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4) step_scans_##NAME(StepScanArgs a) { step_scan<T, 4>(a); } \
     TILES(T, sizeof(T) == 2, NAME)
 #define STEPS_AND_TF32(T, NAME)                                                                                    \
     STEPS(T, NAME)                                                                                                \
