@@ -373,7 +373,8 @@ impl Products {
             };
             let shared = stages * (TILE_OUTPUTS + height) * (CHUNK + 16)
                 + 4 * TILE_OUTPUTS * height
-                + convolutions.map_or(0, |Convolutions { branches, .. }| 64 * branches * (height + 2));
+                + convolutions
+                    .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
             let launch = Launch {
                 grid: [tiles * split, rows.div_ceil(height), 1],
                 block: [TILE_THREADS, 1],

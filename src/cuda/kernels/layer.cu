@@ -1078,9 +1078,10 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         cluster_arrive();
     }
 
-    // A thread copies the same 16 bytes of a chunk for some of the rows.
-    const int line = thread / 16;
-    int weight_at = begin * CHUNK + thread % 16 * 16, x_at = weight_at;
+    // A thread copies the same 16 bytes of a chunk for some of the rows. Tiles begin with chunks of their own, so that not
+    // all read the same of x at once.
+    const int line = thread / 16, own = thread % 16 * 16, end = begin + count;
+    int weight_chunk = begin + (blockIdx.x >> a.split) % max(count, 1), x_chunk = weight_chunk;
     const unsigned char *weight[2], *x[LINES];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -1092,21 +1093,22 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         const i64 row = min(int(blockIdx.y) * ROWS + line + 16 * i, a.rows - 1);
         x[i] = static_cast<const unsigned char *>(a.x) + row * a.x_stride * int(sizeof(T));
     }
-    const u32 place = u32(__cvta_generic_to_shared(memory)) + line * PITCH + thread % 16 * 16;
-    const int end = min(bytes, (begin + count) * CHUNK);
+    const u32 place = u32(__cvta_generic_to_shared(memory)) + line * PITCH + own;
     auto copy_weight = [&](u32 stage) {
-        const bool exists = weight_at < end;
+        const int at = weight_chunk * CHUNK + own;
+        const bool exists = at < bytes;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) copy_async<16>(place + stage + 16 * i * PITCH, weight[i] + (exists ? weight_at : 0), exists);
-        weight_at += CHUNK;
+        for (int i = 0; i < 2; ++i) copy_async<16>(place + stage + 16 * i * PITCH, weight[i] + (exists ? at : 0), exists);
+        weight_chunk = weight_chunk + 1 == end ? begin : weight_chunk + 1;
     };
     auto copy_x = [&](u32 stage) {
-        const bool exists = x_at < end;
+        const int at = x_chunk * CHUNK + own;
+        const bool exists = at < bytes;
 #pragma unroll
         for (int i = 0; i < LINES; ++i)
             if (ROWS >= 16 || line < ROWS)
-                copy_async<16>(place + stage + (TILE_OUTPUTS + 16 * i) * PITCH, x[i] + (exists ? x_at : 0), exists);
-        x_at += CHUNK;
+                copy_async<16>(place + stage + (TILE_OUTPUTS + 16 * i) * PITCH, x[i] + (exists ? at : 0), exists);
+        x_chunk = x_chunk + 1 == end ? begin : x_chunk + 1;
     };
 #pragma unroll 1
     for (int stage = 0; stage < min(STAGES - 1, count); ++stage) copy_weight(stage * STAGE);
@@ -1201,7 +1203,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         }
         wait_for_sent(&sent);
     }
-#pragma unroll 1
+#pragma unroll (ROWS == 32 ? 2 : 1)
     for (int i = thread; i < 2 * 16 * t.rows; i += TILE_THREADS) {
         const int half = i >= 16 * t.rows, which = i - half * 16 * t.rows;
         const int row = which / 16, slot = half * 16 + which % 16, output = t.first + which % 16 + half * t.gap;
@@ -1266,7 +1268,7 @@ struct StepArgs {
 
 // A branch of a channel's convolution: what it multiplies, and what of it is known before the token itself.
 struct Taps {
-    float weight[STEP_TAPS], input[STEP_TAPS], bias, gate; // of the token itself, and those before it
+    float weight[STEP_TAPS], bias, gate; // of the token itself, and those before it
 
     // Loads without a branch: of a tap that is not there, another one's.
     __device__ __forceinline__ void read_weights(const ConvArgs &a, int branch, int channel) {
@@ -1281,21 +1283,17 @@ struct Taps {
             weight[back] = back < a.taps ? value : 0.0f;
         }
     }
-    __device__ __forceinline__ void read_inputs(const StepArgs &s, int branch, const float *ring, int position) {
+    __device__ __forceinline__ float past(const StepArgs &s, int branch, const float *ring, int position) const {
         const ConvArgs &a = s.conv;
         const int stride = 4 * a.channels;
+        float sum = bias;
 #pragma unroll
         for (int back = 1; back < STEP_TAPS; ++back) {
             int slot = position - (back < a.taps ? back : 0) * s.dilations[branch];
             if (slot < 0) slot += a.ring_len;
-            const float value = __ldcg(reinterpret_cast<const float *>(row_of(ring, slot, stride)));
-            input[back] = back < a.taps ? value : 0.0f;
+            const float input = __ldcg(reinterpret_cast<const float *>(row_of(ring, slot, stride)));
+            sum = fmaf(weight[back], back < a.taps ? input : 0.0f, sum);
         }
-    }
-    __device__ __forceinline__ float past() const {
-        float sum = bias;
-#pragma unroll
-        for (int back = 1; back < STEP_TAPS; ++back) sum = fmaf(weight[back], input[back], sum);
         return sum;
     }
 };
@@ -1314,11 +1312,12 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     const int position = __ldcg(a.positions + stream);
     float *ring = ring_of(a, stream, channel);
     Taps taps;
+    float past = 0.0f;
     __shared__ float outputs[PRODUCT_WARPS][2];
     one_row<T>(s.product, [&] {
         if (convolves && branch < a.branches) {
             taps.read_weights(a, branch, channel);
-            taps.read_inputs(s, branch, ring, position);
+            past = taps.past(s, branch, ring, position);
         }
         begin_early();
     }, [&](int output, T value) {
@@ -1331,7 +1330,7 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
     T *out = static_cast<T *>(a.out) + row * a.out_stride + channel;
     float sum = 0.0f;
     if (convolves && branch < a.branches) {
-        sum = taps.gate * silu(fmaf(taps.weight[0], x, taps.past()));
+        sum = taps.gate * silu(fmaf(taps.weight[0], x, past));
         if (a.branch_stride) out[branch * a.branch_stride] = narrow<T>(sum);
     }
 #pragma unroll
@@ -1342,31 +1341,42 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
 }
 
 // The same as in tile. A block has 16 channels of x, and of z. What is known of the convolutions before the token itself
-// waits in shared memory: (branches; 16 rows of sums for as many rows as a block has, then weights and gates, 16 each).
+// waits in shared memory: the places of its inputs in the rings, (ROWS, 16), then (branches; ROWS + 2, 16): sums of each
+// row, weights and gates.
 template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step_tile(const StepArgs &s) {
     extern __shared__ float4 memory[];
     const ConvArgs &a = s.conv;
     const ProductArgs &p = s.product;
+    const int ENDS = ROWS * 16 > TILE_THREADS ? ROWS * 16 / TILE_THREADS : 1; // inputs of a thread
     const int AT_ONCE = 4, ALL = 16 * (ROWS + 2);
     const Tile<ROWS> t(p, 16, a.channels, a.channels);
-    const int thread = threadIdx.x, channel = t.first + thread % 16, inputs = 16 * t.rows;
-    float *known = reinterpret_cast<float *>(memory) + Tile<ROWS>::MORE / 4, *weights = known + 16 * ROWS, *gates = weights + 16;
+    const int thread = threadIdx.x, inputs = 16 * t.rows, channel = min(t.first + thread % 16, a.channels - 1);
+    i64 *places = reinterpret_cast<i64 *>(memory) + Tile<ROWS>::MORE / 8;
+    float *known = reinterpret_cast<float *>(places + 16 * ROWS), *weights = known + 16 * ROWS, *gates = weights + 16;
     tile<T, UNITS, ROWS>(p, t, [&] {
+        const int first = thread & (inputs - 1);
+        const float *ring[ENDS];
+        int position[ENDS];
+#pragma unroll
+        for (int i = 0; i < ENDS; ++i) {
+            const int own = first + i * TILE_THREADS, row = t.is_real(p, own) ? t.top + own / 16 : 0;
+            const int stream = sequence_of<true>(a.sequences, row).lane;
+            ring[i] = ring_of(a, stream, channel);
+            position[i] = __ldcg(a.positions + stream);
+            if (own < inputs) places[own] = (i64(stream) * a.ring_len + position[i]) * a.channels + channel;
+        }
 #pragma unroll 1
-        for (int own = thread % inputs; own < inputs; own += TILE_THREADS) {
-            if (!t.is_real(p, own)) continue;
-            const int stream = sequence_of<true>(a.sequences, t.top + own / 16).lane;
-            const float *ring = ring_of(a, stream, channel);
-            const int position = __ldcg(a.positions + stream);
-#pragma unroll 1
-            for (int branch = thread / inputs; branch < a.branches; branch += max(TILE_THREADS / inputs, 1)) {
-                Taps taps;
-                taps.read_weights(a, branch, channel);
-                taps.read_inputs(s, branch, ring, position);
-                known[branch * ALL + own] = taps.past();
-                weights[branch * ALL + own % 16] = taps.weight[0];
-                gates[branch * ALL + own % 16] = taps.gate;
-            }
+        for (int branch = thread / inputs; branch < a.branches; branch += max(TILE_THREADS / inputs, 1)) {
+            Taps taps;
+            taps.read_weights(a, branch, channel);
+            float past[ENDS];
+#pragma unroll
+            for (int i = 0; i < ENDS; ++i) past[i] = taps.past(s, branch, ring[i], position[i]);
+#pragma unroll
+            for (int i = 0; i < ENDS; ++i)
+                if (first + i * TILE_THREADS < inputs) known[branch * ALL + first + i * TILE_THREADS] = past[i];
+            weights[branch * ALL + thread % 16] = taps.weight[0];
+            gates[branch * ALL + thread % 16] = taps.gate;
         }
     }, [&](int half, int own, i64 row, int output, T value) {
         if (half == 1) {
@@ -1392,8 +1402,7 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
             }
         }
         if (!a.branch_stride) *out = narrow<T>(sum);
-        const int stream = sequence_of<true>(a.sequences, row).lane;
-        ring_of(a, stream, channel)[i64(a.positions[stream]) * a.channels] = x;
+        a.ring[places[own]] = x;
     });
 }
 
@@ -1413,16 +1422,17 @@ template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &
     float sum = 0.0f;
     for (int top = 0; top < a.branches; top += AT_ONCE) {
         Taps taps[AT_ONCE];
+        float past[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             const int branch = min(top + i, a.branches - 1);
             taps[i].read_weights(a, branch, channel);
-            taps[i].read_inputs(s, branch, ring, position);
+            past[i] = taps[i].past(s, branch, ring, position);
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             if (top + i >= a.branches) break;
-            const float active = taps[i].gate * silu(fmaf(taps[i].weight[0], x, taps[i].past()));
+            const float active = taps[i].gate * silu(fmaf(taps[i].weight[0], x, past[i]));
             sum += active;
             if (a.branch_stride) out[(top + i) * a.branch_stride] = narrow<T>(active);
         }
@@ -1451,7 +1461,20 @@ template <typename T> __device__ __forceinline__ void load_some(const T *from, i
     }
 }
 
-// Four threads share a channel, of ROWS sequences. What x_proj has no part in is read before it is done; what it has
+// Of four values of each of four threads, the sum of the lane-th one's.
+__device__ __forceinline__ float sum_of_own(const float (&values)[4], int lane) {
+    const bool odd = lane & 1, upper = lane & 2;
+    float low = odd ? values[1] : values[0], high = odd ? values[3] : values[2];
+    low += __shfl_xor_sync(0xffffffffu, odd ? values[0] : values[1], 1);
+    high += __shfl_xor_sync(0xffffffffu, odd ? values[2] : values[3], 1);
+    return (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, 2);
+}
+__device__ __forceinline__ float sum_of_own(const float (&values)[1], int) {
+    const float sum = values[0] + __shfl_xor_sync(0xffffffffu, values[0], 1);
+    return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
+}
+
+// Four threads share a channel, of ROWS sequences, of which each sees to one where there are four. What x_proj has no part in is read before it is done; what it has
 // computed goes through shared memory: (ROWS; r, B, C, each with zeros up to a multiple of 16). Grid: channels, sequences.
 template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     extern __shared__ float4 memory[];
@@ -1470,7 +1493,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const bool fours = p.states % 4 == 0, ranks = s.rank % 4 == 0;
     const int VECTORS = 4;
     float *state[ROWS];
-    float w[VECTORS][4], power[4], h[ROWS][4], u[ROWS][1], z[ROWS][1];
+    float w[VECTORS][4], power[4], h[ROWS][4], u[1], z[1];
     auto read_states = [&](int row, int n) {
         h[row][0] = h[row][1] = h[row][2] = h[row][3] = 0.0f;
         if (fours) {
@@ -1486,9 +1509,11 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
         const int index = blockIdx.y * ROWS + min(row, count - 1);
         state[row] = p.state + (i64(sequence_of<true>(p.sequences, index).lane) * p.channels + channel) * p.states;
         read_states(row, 4 * lane);
-        load_shared<1>(static_cast<const T *>(p.u) + i64(index) * p.u_stride + channel, u[row]);
-        load_shared<1>(static_cast<const T *>(p.z) + i64(index) * p.z_stride + channel, z[row]);
     }
+    const int seen_to = ROWS == 1 ? 0 : min(lane, count - 1);
+    const i64 own_row = i64(blockIdx.y) * ROWS + seen_to;
+    load_shared<1>(static_cast<const T *>(p.u) + own_row * p.u_stride + channel, u);
+    load_shared<1>(static_cast<const T *>(p.z) + own_row * p.z_stride + channel, z);
     load_some(a, 4 * lane, p.states, fours, power);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, s.rank, ranks, w[i]);
@@ -1511,16 +1536,19 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     begin_early();
 
     float *staged = reinterpret_cast<float *>(memory);
-#pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        const T *from = static_cast<const T *>(s.r) + i64(blockIdx.y * ROWS + min(row, count - 1)) * p.bc_stride;
+    const T *projected = static_cast<const T *>(s.r) + i64(blockIdx.y) * ROWS * p.bc_stride;
 #pragma unroll 1
-        for (int i = threadIdx.x; i < pitch; i += THREADS) {
-            const int of_b = i - to_b, of_c = of_b - states;
-            const int at = of_b < 0 ? i : of_c < 0 ? of_b : of_c;
-            const int first = of_b < 0 ? 0 : of_c < 0 ? s.rank : s.rank + p.states;
-            staged[row * pitch + i] = at < (of_b < 0 ? s.rank : p.states) ? widen(from[first + at]) : 0.0f;
-        }
+    for (int i = threadIdx.x; i < pitch; i += THREADS) {
+        const int of_b = i - to_b, of_c = of_b - states;
+        const int at = of_b < 0 ? i : of_c < 0 ? of_b : of_c;
+        const T *from = projected + (of_b < 0 ? at : of_c < 0 ? s.rank + at : s.rank + p.states + at);
+        const bool real = at < (of_b < 0 ? s.rank : p.states);
+        float value[ROWS] = {};
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row)
+            if (real) value[row] = widen(from[min(row, count - 1) * p.bc_stride]);
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) staged[row * pitch + i] = value[row];
     }
     __syncthreads();
 
@@ -1544,11 +1572,16 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
         load_some(weight, k, s.rank, ranks, more);
         add(more, k);
     }
+    float delta_u[ROWS];
+    delta[0] = softplus(sum_of_own(delta, lane) + bias);
+    delta_u[0] = delta[0] * u[0];
+    if constexpr (ROWS == 4) {
+        const float own_delta = delta[0], own_delta_u = delta_u[0];
 #pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        delta[row] += __shfl_xor_sync(0xffffffffu, delta[row], 1);
-        delta[row] += __shfl_xor_sync(0xffffffffu, delta[row], 2);
-        delta[row] = softplus(delta[row] + bias);
+        for (int row = 0; row < ROWS; ++row) {
+            delta[row] = __shfl_sync(0xffffffffu, own_delta, row, 4);
+            delta_u[row] = __shfl_sync(0xffffffffu, own_delta_u, row, 4);
+        }
     }
 #pragma unroll 1
     for (int n = 4 * lane; n < states; n += 16) {
@@ -1558,12 +1591,11 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
             if (n >= 16) read_states(row, n);
             const float4 in = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + n);
             const float4 out = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + states + n);
-            const float delta_u = delta[row] * u[row][0];
             float(&v)[4] = h[row];
-            v[0] = fmaf(exp2_approx(delta[row] * power[0]), v[0], delta_u * in.x), sum[row] = fmaf(v[0], out.x, sum[row]);
-            v[1] = fmaf(exp2_approx(delta[row] * power[1]), v[1], delta_u * in.y), sum[row] = fmaf(v[1], out.y, sum[row]);
-            v[2] = fmaf(exp2_approx(delta[row] * power[2]), v[2], delta_u * in.z), sum[row] = fmaf(v[2], out.z, sum[row]);
-            v[3] = fmaf(exp2_approx(delta[row] * power[3]), v[3], delta_u * in.w), sum[row] = fmaf(v[3], out.w, sum[row]);
+            v[0] = fmaf(exp2_approx(delta[row] * power[0]), v[0], delta_u[row] * in.x), sum[row] = fmaf(v[0], out.x, sum[row]);
+            v[1] = fmaf(exp2_approx(delta[row] * power[1]), v[1], delta_u[row] * in.y), sum[row] = fmaf(v[1], out.y, sum[row]);
+            v[2] = fmaf(exp2_approx(delta[row] * power[2]), v[2], delta_u[row] * in.z), sum[row] = fmaf(v[2], out.z, sum[row]);
+            v[3] = fmaf(exp2_approx(delta[row] * power[3]), v[3], delta_u[row] * in.w), sum[row] = fmaf(v[3], out.w, sum[row]);
             if (!exists || row >= count) continue;
             if (fours) {
                 if (n < p.states) store<4>(state[row] + n, v);
@@ -1574,15 +1606,8 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
             }
         }
     }
-#pragma unroll
-    for (int row = 0; row < ROWS; ++row) {
-        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 1);
-        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 2);
-        if (exists && lane == 0 && row < count) {
-            T *y = static_cast<T *>(p.u) + i64(blockIdx.y * ROWS + row) * p.u_stride + channel;
-            *y = narrow<T>(fmaf(skip, u[row][0], sum[row]) * silu(z[row][0]));
-        }
-    }
+    const float y = fmaf(skip, u[0], sum_of_own(sum, lane)) * silu(z[0]);
+    if (exists && lane < (ROWS == 1 ? 1 : count)) static_cast<T *>(p.u)[own_row * p.u_stride + channel] = narrow<T>(y);
 }
 
 // ---- Tensors of any type and strides to any other.
