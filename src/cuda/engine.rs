@@ -654,7 +654,7 @@ impl Engine {
             false => (Kernel::StepScan, 1),
         };
         let launch = Launch {
-            grid: [blocks, rows.div_ceil(at_once), 1],
+            grid: [blocks + 1, rows.div_ceil(at_once), 1],
             block: [THREADS as u32, 1],
             shared: (at_once * self.staged()) as u32,
             early,

@@ -349,32 +349,44 @@ impl Products {
             && linear.weight.is_multiple_of(16);
         let multiprocessors = self.gpu.multiprocessors() as usize;
         if vector && (2..=TILED_ROWS).contains(&rows) {
-            let height: usize = if rows <= 8 { 8 } else { 32 };
+            let tiles = convolutions
+                .map_or(linear.outputs.div_ceil(TILE_OUTPUTS), |Convolutions { channels, .. }| {
+                    channels.div_ceil(TILE_OUTPUTS / 2)
+                });
+            let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
+            let spread = |height: usize| {
+                // With few tiles most of the chip would be idle.
+                let tiles = tiles * rows.div_ceil(height);
+                let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
+                let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
+                (height, split, tiles * split)
+            };
+            // Tiles of 8 rows are faster where they are short and fill the chip once.
+            const SHORT: usize = 4;
+            let (height, split, _) = match (spread(8), spread(32)) {
+                (low, _) if rows <= 8 => low,
+                (low @ (_, 1, blocks), _) if blocks <= multiprocessors && chunks <= SHORT => low,
+                (_, high) => high,
+            };
+            let own_chunks = chunks.div_ceil(split);
             let kernels = match (height, self.tf32) {
                 (8, false) => [Kernel::Tile8, Kernel::StepTile8],
                 (8, true) => [Kernel::Tile8Tf32, Kernel::StepTile8Tf32],
                 (_, false) => [Kernel::Tile32, Kernel::StepTile32],
                 (_, true) => [Kernel::Tile32Tf32, Kernel::StepTile32Tf32],
             };
-            let tiles = convolutions
-                .map_or(linear.outputs.div_ceil(TILE_OUTPUTS), |Convolutions { channels, .. }| {
-                    channels.div_ceil(TILE_OUTPUTS / 2)
-                });
-            // With few tiles most of the chip would be idle.
-            let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
-            let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
-            let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
             // As in layer.cu, `Tile` and `step_tile`.
             let stages = match (self.gpu.has_clusters(), height) {
                 (false, 8) => 5,
                 (false, _) => 3,
                 (true, 8) => 8,
-                (true, _) => 5,
+                (true, _) => 6,
             };
-            let shared = stages * (TILE_OUTPUTS + height) * (CHUNK + 16)
+            let kept = convolutions
+                .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
+            let shared = stages.min(own_chunks) * (TILE_OUTPUTS + height) * (CHUNK + 16)
                 + 4 * TILE_OUTPUTS * height
-                + convolutions
-                    .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
+                + kept;
             let launch = Launch {
                 grid: [tiles * split, rows.div_ceil(height), 1],
                 block: [TILE_THREADS, 1],

@@ -1039,18 +1039,19 @@ const int CHUNK = 256, PITCH = CHUNK + 16; // bytes of the inputs of a row that 
 
 template <int ROWS> struct Tile {
 #if __CUDA_ARCH__ >= 900
-    static const int STAGES = ROWS == 8 ? 8 : 5;
+    static const int STAGES = ROWS == 8 ? 8 : 6; // at most; a block with fewer chunks has no more memory than they take
 #else
     static const int STAGES = ROWS == 8 ? 5 : 3;
 #endif
     static const int STAGE = (TILE_OUTPUTS + ROWS) * PITCH;
-    static const int GATHERED = STAGES * STAGE; // where the parts of the cluster's blocks are, (blocks, own rows, outputs)
-    static const int MORE = GATHERED + 4 * TILE_OUTPUTS * ROWS; // where other users of shared memory begin
+    // Of the memory, parts of the cluster's blocks come first, (blocks, own rows, outputs), then what the caller of `tile`
+    // keeps there, then the chunks.
+    static const int GATHERED = 4 * TILE_OUTPUTS * ROWS;
 
-    int first, limit, gap;
-    int rank, top, rows; // of the cluster; the rows that this block ends with
+    int first, limit, gap, kept; // `kept`: bytes of the caller
+    int rank, top, rows;         // of the cluster; the rows that this block ends with
 
-    __device__ __forceinline__ Tile(const ProductArgs &a, int width, int limit, int gap) : limit(limit), gap(gap) {
+    __device__ __forceinline__ Tile(const ProductArgs &a, int width, int limit, int gap, int kept) : limit(limit), gap(gap), kept(kept) {
         first = (blockIdx.x >> a.split) * width;
         rank = blockIdx.x & ((1 << a.split) - 1);
         rows = ROWS >> a.split;
@@ -1069,7 +1070,8 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
     extern __shared__ float4 memory[];
     __shared__ u64 sent;
     const int STAGES = Tile<ROWS>::STAGES, STAGE = Tile<ROWS>::STAGE, LINES = (ROWS + 15) / 16;
-    unsigned char *stages = reinterpret_cast<unsigned char *>(memory);
+    float *gathered = reinterpret_cast<float *>(memory);
+    unsigned char *stages = reinterpret_cast<unsigned char *>(memory) + Tile<ROWS>::GATHERED + t.kept;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int bytes = a.inputs * int(sizeof(T)), chunks = (bytes + CHUNK - 1) / CHUNK;
     const int begin = chunks * t.rank >> a.split, count = (chunks * (t.rank + 1) >> a.split) - begin;
@@ -1093,7 +1095,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         const i64 row = min(int(blockIdx.y) * ROWS + line + 16 * i, a.rows - 1);
         x[i] = static_cast<const unsigned char *>(a.x) + row * a.x_stride * int(sizeof(T));
     }
-    const u32 place = u32(__cvta_generic_to_shared(memory)) + line * PITCH + own;
+    const u32 place = u32(__cvta_generic_to_shared(stages)) + line * PITCH + own;
     auto copy_weight = [&](u32 stage) {
         const int at = weight_chunk * CHUNK + own;
         const bool exists = at < bytes;
@@ -1110,9 +1112,9 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
                 copy_async<16>(place + stage + (TILE_OUTPUTS + 16 * i) * PITCH, x[i] + (exists ? at : 0), exists);
         x_chunk = x_chunk + 1 == end ? begin : x_chunk + 1;
     };
+    ahead();
 #pragma unroll 1
     for (int stage = 0; stage < min(STAGES - 1, count); ++stage) copy_weight(stage * STAGE);
-    ahead();
     if (a.split) cluster_wait();
     begin_early();
 #pragma unroll 1
@@ -1164,7 +1166,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
 
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
-    float(*parts)[TILE_OUTPUTS][ROWS + 1] = reinterpret_cast<float(*)[TILE_OUTPUTS][ROWS + 1]>(memory);
+    float(*parts)[TILE_OUTPUTS][ROWS + 1] = reinterpret_cast<float(*)[TILE_OUTPUTS][ROWS + 1]>(stages);
     if constexpr (UNITS) {
 #pragma unroll
         for (int i = 0; i < ROWS / 8; ++i)
@@ -1193,7 +1195,6 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         for (int i = 0; i < SHARES; ++i) total += parts[i][output][row];
         return total;
     };
-    float *gathered = reinterpret_cast<float *>(stages + Tile<ROWS>::GATHERED);
     if (a.split) {
         const int row = thread / (TILE_OUTPUTS / 4), output = thread % (TILE_OUTPUTS / 4) * 4;
         if (row < ROWS) {
@@ -1223,7 +1224,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
 }
 
 template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void tile(const ProductArgs &a) {
-    const Tile<ROWS> t(a, TILE_OUTPUTS, a.outputs, 16);
+    const Tile<ROWS> t(a, TILE_OUTPUTS, a.outputs, 16, 0);
     T *y = static_cast<T *>(a.y);
     tile<T, UNITS, ROWS>(a, t, [] {}, [&](int, int, i64 row, int output, T value) { y[row * a.y_stride + output] = value; });
 }
@@ -1349,9 +1350,9 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
     const ProductArgs &p = s.product;
     const int ENDS = ROWS * 16 > TILE_THREADS ? ROWS * 16 / TILE_THREADS : 1; // inputs of a thread
     const int AT_ONCE = 4, ALL = 16 * (ROWS + 2);
-    const Tile<ROWS> t(p, 16, a.channels, a.channels);
+    const Tile<ROWS> t(p, 16, a.channels, a.channels, 128 * ROWS + 4 * ALL * a.branches);
     const int thread = threadIdx.x, inputs = 16 * t.rows, channel = min(t.first + thread % 16, a.channels - 1);
-    i64 *places = reinterpret_cast<i64 *>(memory) + Tile<ROWS>::MORE / 8;
+    i64 *places = reinterpret_cast<i64 *>(memory) + Tile<ROWS>::GATHERED / 8;
     float *known = reinterpret_cast<float *>(places + 16 * ROWS), *weights = known + 16 * ROWS, *gates = weights + 16;
     tile<T, UNITS, ROWS>(p, t, [&] {
         const int first = thread & (inputs - 1);
@@ -1365,7 +1366,7 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
             position[i] = __ldcg(a.positions + stream);
             if (own < inputs) places[own] = (i64(stream) * a.ring_len + position[i]) * a.channels + channel;
         }
-#pragma unroll 1
+#pragma unroll 2
         for (int branch = thread / inputs; branch < a.branches; branch += max(TILE_THREADS / inputs, 1)) {
             Taps taps;
             taps.read_weights(a, branch, channel);
@@ -1475,7 +1476,8 @@ __device__ __forceinline__ float sum_of_own(const float (&values)[1], int) {
 }
 
 // Four threads share a channel, of ROWS sequences, of which each sees to one where there are four. What x_proj has no part in is read before it is done; what it has
-// computed goes through shared memory: (ROWS; r, B, C, each with zeros up to a multiple of 16). Grid: channels, sequences.
+// computed goes through shared memory: (ROWS; r, B, C, each with zeros up to a multiple of 16). Grid: channels and one more,
+// sequences.
 template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     extern __shared__ float4 memory[];
     const ScanArgs &p = s.scan;
@@ -1484,6 +1486,22 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
     const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
+    // in_proj and the convolutions are done: positions can move on, which is the last block's task.
+    if (blockIdx.x + 1 == gridDim.x) {
+        for (int i = threadIdx.x; i < count * (p.histories + 1); i += THREADS) {
+            const int history = i / count;
+            const int lane = sequence_of<true>(p.sequences, blockIdx.y * ROWS + i - history * count).lane;
+            if (history == p.histories) {
+                ++p.seen[lane];
+            } else {
+                u32 &position = p.positions[history * p.lanes + lane];
+                const u32 next = __ldcg(&position) + 1;
+                position = next < p.ring_lens[history] ? next : 0;
+            }
+        }
+        begin_early();
+        return;
+    }
     const int to_b = (s.rank + 15) / 16 * 16, states = (p.states + 15) / 16 * 16, pitch = to_b + 2 * states;
     const float *a = p.a + i64(channel) * p.states;
     const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
@@ -1518,21 +1536,6 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, s.rank, ranks, w[i]);
     const float bias = p.delta_bias[channel], skip = p.skip[channel];
-    // in_proj and the convolutions are done: positions can move on.
-    if (blockIdx.x == 0) {
-#pragma unroll 1
-        for (int i = threadIdx.x; i < count * (p.histories + 1); i += THREADS) {
-            const int history = i / count;
-            const int lane = sequence_of<true>(p.sequences, blockIdx.y * ROWS + i - history * count).lane;
-            if (history == p.histories) {
-                ++p.seen[lane];
-            } else {
-                u32 &position = p.positions[history * p.lanes + lane];
-                const u32 next = __ldcg(&position) + 1;
-                position = next < p.ring_lens[history] ? next : 0;
-            }
-        }
-    }
     begin_early();
 
     float *staged = reinterpret_cast<float *>(memory);
