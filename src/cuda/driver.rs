@@ -148,13 +148,11 @@ pub struct Launch {
     pub shared: u32,
     /// Blocks that follow each other and exchange results: 1 but where [`Gpu::has_clusters`].
     pub cluster: u32,
-    /// Whether it may begin while the kernel before it ends, if it is one of a step's.
-    pub early: bool,
 }
 
 impl Default for Launch {
     fn default() -> Launch {
-        Launch { grid: [1; 3], block: [1; 2], shared: 0, cluster: 1, early: true }
+        Launch { grid: [1; 3], block: [1; 2], shared: 0, cluster: 1 }
     }
 }
 
@@ -391,7 +389,7 @@ impl Gpu {
         stream: Stream,
         kernel: Kernel,
         storage: Storage,
-        Launch { grid, block, shared, cluster, early }: Launch,
+        Launch { grid, block, shared, cluster }: Launch,
         arguments: &A,
     ) -> Result<()> {
         let functions = self.functions[storage as usize].get().expect("kernels are loaded with the layer");
@@ -399,7 +397,7 @@ impl Gpu {
         // Beyond x, a side of a grid has 16 bits; what is enqueued is cut to that before.
         let [x, y, z] = grid.map(|side| side as u32);
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-        if !(self.early && early && kernel.begins_early()) {
+        if !(self.early && kernel.begins_early()) {
             // SAFETY: the caller's promise; the driver copies the arguments before it returns.
             return check(kernel.name(), unsafe {
                 sys::cuLaunchKernel(

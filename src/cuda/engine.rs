@@ -607,13 +607,16 @@ impl Engine {
             // SAFETY: tensors of the caller, the workspace and the state, as large as the block says.
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
+        // That the next kernel begins at once pays where the chip has room for all of them.
+        let hurry = (rows == 1).into();
         let convolutions = Convolutions { channels: d_inner, branches };
         let small = branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS;
         let few =
             if small { self.products.few(&p.in_proj(), [x, both], rows, Some(convolutions)) } else { None };
         let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
         if let Some(Few { arguments, launch, kernels }) = few {
-            let arguments = StepArgs { product: arguments, conv, dilations };
+            let product = ProductArgs { hurry, ..arguments };
+            let arguments = StepArgs { product, conv, dilations };
             // SAFETY: as above.
             unsafe { self.gpu.launch_with(stream, kernels[1], self.storage, launch, &arguments) }?;
         } else {
@@ -634,9 +637,13 @@ impl Engine {
             apply(pointwise, apart, u)?;
         }
         let r = Rows::new(projected, dt_rank + 2 * d_state);
-        apply(&p.x_proj(), u, r)?;
-        // It reads u and z before it waits, so the product before it must have waited for them: ours has.
-        let early = self.products.few(&p.x_proj(), [u, r], rows, None).is_some();
+        if let Some(Few { arguments, launch, kernels }) = self.products.few(&p.x_proj(), [u, r], rows, None) {
+            let arguments = ProductArgs { hurry, ..arguments };
+            // SAFETY: as above.
+            unsafe { self.gpu.launch_with(stream, kernels[0], self.storage, launch, &arguments) }?;
+        } else {
+            apply(&p.x_proj(), u, r)?;
+        }
         let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
         let dt_proj = p.dt_proj();
         let arguments = StepScanArgs {
@@ -657,7 +664,6 @@ impl Engine {
             grid: [blocks + 1, rows.div_ceil(at_once), 1],
             block: [THREADS as u32, 1],
             shared: (at_once * self.staged()) as u32,
-            early,
             ..Launch::default()
         };
         // SAFETY: as above.

@@ -233,6 +233,7 @@ pub struct ProductArgs {
     pub outputs: i32,
     pub split: i32,
     pub vector: i32,
+    pub hurry: i32,
 }
 
 #[derive(Clone, Copy, Debug)]

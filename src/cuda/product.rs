@@ -387,12 +387,14 @@ impl Products {
             let shared = stages.min(own_chunks) * (TILE_OUTPUTS + height) * (CHUNK + 16)
                 + 4 * TILE_OUTPUTS * height
                 + kept;
+            // A cluster waits for the last of its blocks: no third one where a multiprocessor already has two.
+            const THIRD_REFUSED: usize = 91 << 10;
+            let shared = if height == 32 && split > 1 { shared.max(THIRD_REFUSED) } else { shared };
             let launch = Launch {
                 grid: [tiles * split, rows.div_ceil(height), 1],
                 block: [TILE_THREADS, 1],
                 shared: shared as u32,
                 cluster: split as u32,
-                ..Launch::default()
             };
             let split = split.ilog2() as usize;
             return Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels });
@@ -448,5 +450,6 @@ fn arguments(linear: &Linear, [x, y]: [Rows; 2], rows: usize, split: usize, vect
         outputs: linear.outputs as i32,
         split: split as i32,
         vector: vector.into(),
+        hurry: 0,
     }
 }

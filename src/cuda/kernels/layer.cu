@@ -118,11 +118,19 @@ __device__ __forceinline__ float softplus(float v) {
 }
 
 // Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
-// here for what that one has written. The next one may then begin: whatever came before this one is then done.
-__device__ __forceinline__ void begin_early() {
+// for what that one has written in begin_early(). What a kernel reads before, it must find done:
+//  - the products read weights only, so in_proj, x_proj and the scan begin the next kernel at once: begin_next();
+//  - the scan also reads states, in_proj and the convolutions positions and rings. So out_proj, or any other product,
+//    begins the next one when the scan before it is done, and with that all of the last step.
+__device__ __forceinline__ void begin_next() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void begin_early(bool has_begun_next) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
+    if (!has_begun_next) begin_next();
 #endif
 }
 
@@ -877,6 +885,7 @@ struct ProductArgs {
     int outputs;
     int split;  // warps that share the inputs of an output; of `tile`, the binary logarithm of the blocks that do
     int vector; // whether inputs and rows can be read 16 bytes at a time
+    int hurry;  // whether the next kernel may begin before this one waits
 };
 
 const int PRODUCT_WARPS = 8;
@@ -894,6 +903,7 @@ template <typename T, typename Begin, typename Put> __device__ __forceinline__ v
     const T *x = static_cast<const T *>(a.x) + blockIdx.y * a.x_stride;
     const T *weight = static_cast<const T *>(a.weight) + i64(output) * a.inputs;
     const i64 second = output + 1 < a.outputs ? a.inputs : 0;
+    if (a.hurry) begin_next();
     uint4 words[AHEAD][2];
     auto read = [&](int k) {
 #pragma unroll
@@ -954,7 +964,7 @@ template <typename T, typename Begin, typename Put> __device__ __forceinline__ v
 
 template <typename T> __device__ __forceinline__ void one_row(const ProductArgs &a) {
     T *y = static_cast<T *>(a.y) + blockIdx.y * a.y_stride;
-    one_row<T>(a, begin_early, [&](int output, T value) { y[output] = value; });
+    one_row<T>(a, [&] { begin_early(a.hurry); }, [&](int output, T value) { y[output] = value; });
 }
 
 // The matrix units: what they call the k-th inputs may be any, if they are the same in x and weight: here those that a
@@ -1074,6 +1084,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
     unsigned char *stages = reinterpret_cast<unsigned char *>(memory) + Tile<ROWS>::GATHERED + t.kept;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int bytes = a.inputs * int(sizeof(T)), chunks = (bytes + CHUNK - 1) / CHUNK;
+    if (a.hurry) begin_next();
     const int begin = chunks * t.rank >> a.split, count = (chunks * (t.rank + 1) >> a.split) - begin;
     if (a.split) {
         if (thread == 0) expect(&sent, 4 * TILE_OUTPUTS * ROWS);
@@ -1116,7 +1127,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
 #pragma unroll 1
     for (int stage = 0; stage < min(STAGES - 1, count); ++stage) copy_weight(stage * STAGE);
     if (a.split) cluster_wait();
-    begin_early();
+    begin_early(a.hurry);
 #pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; ++stage) {
         if (stage < count) copy_x(stage * STAGE);
@@ -1204,7 +1215,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
         }
         wait_for_sent(&sent);
     }
-#pragma unroll (ROWS == 32 ? 2 : 1)
+#pragma unroll 1
     for (int i = thread; i < 2 * 16 * t.rows; i += TILE_THREADS) {
         const int half = i >= 16 * t.rows, which = i - half * 16 * t.rows;
         const int row = which / 16, slot = half * 16 + which % 16, output = t.first + which % 16 + half * t.gap;
@@ -1320,7 +1331,7 @@ template <typename T> __device__ __forceinline__ void step_row(const StepArgs &s
             taps.read_weights(a, branch, channel);
             past = taps.past(s, branch, ring, position);
         }
-        begin_early();
+        begin_early(s.product.hurry);
     }, [&](int output, T value) {
         static_cast<T *>(s.product.y)[row * s.product.y_stride + output] = value;
         outputs[threadIdx.y][threadIdx.x] = widen(value);
@@ -1413,7 +1424,7 @@ template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &
     const int AT_ONCE = 4;
     const int channel = blockIdx.x * THREADS + threadIdx.x;
     const i64 row = blockIdx.y;
-    begin_early();
+    begin_early(false);
     if (channel >= a.channels) return;
     const int stream = sequence_of<true>(a.sequences, row).lane;
     const int position = a.positions[stream];
@@ -1475,9 +1486,9 @@ __device__ __forceinline__ float sum_of_own(const float (&values)[1], int) {
     return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
 
-// Four threads share a channel, of ROWS sequences, of which each sees to one where there are four. What x_proj has no part in is read before it is done; what it has
-// computed goes through shared memory: (ROWS; r, B, C, each with zeros up to a multiple of 16). Grid: channels and one more,
-// sequences.
+// Four threads share a channel, of ROWS sequences, of which each sees to one where there are four. Weights and states
+// are read before x_proj is done; what it has computed goes through shared memory: (ROWS; r, B, C, each with zeros up to
+// a multiple of 16). Grid: channels and one more, sequences.
 template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const StepScanArgs &s) {
     extern __shared__ float4 memory[];
     const ScanArgs &p = s.scan;
@@ -1486,8 +1497,10 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
     const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
-    // in_proj and the convolutions are done: positions can move on, which is the last block's task.
+    begin_next();
+    // Once in_proj and the convolutions are done, positions can move on, which is the last block's task.
     if (blockIdx.x + 1 == gridDim.x) {
+        begin_early(true);
         for (int i = threadIdx.x; i < count * (p.histories + 1); i += THREADS) {
             const int history = i / count;
             const int lane = sequence_of<true>(p.sequences, blockIdx.y * ROWS + i - history * count).lane;
@@ -1499,7 +1512,6 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
                 position = next < p.ring_lens[history] ? next : 0;
             }
         }
-        begin_early();
         return;
     }
     const int to_b = (s.rank + 15) / 16 * 16, states = (p.states + 15) / 16 * 16, pitch = to_b + 2 * states;
@@ -1530,14 +1542,14 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     }
     const int seen_to = ROWS == 1 ? 0 : min(lane, count - 1);
     const i64 own_row = i64(blockIdx.y) * ROWS + seen_to;
-    load_shared<1>(static_cast<const T *>(p.u) + own_row * p.u_stride + channel, u);
-    load_shared<1>(static_cast<const T *>(p.z) + own_row * p.z_stride + channel, z);
     load_some(a, 4 * lane, p.states, fours, power);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, s.rank, ranks, w[i]);
     const float bias = p.delta_bias[channel], skip = p.skip[channel];
-    begin_early();
+    begin_early(true);
 
+    load<1>(static_cast<const T *>(p.u) + own_row * p.u_stride + channel, u);
+    load<1>(static_cast<const T *>(p.z) + own_row * p.z_stride + channel, z);
     float *staged = reinterpret_cast<float *>(memory);
     const T *projected = static_cast<const T *>(s.r) + i64(blockIdx.y) * ROWS * p.bc_stride;
 #pragma unroll 1
