@@ -118,10 +118,10 @@ __device__ __forceinline__ float softplus(float v) {
 }
 
 // Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
-// for what that one has written in begin_early(). What a kernel reads before, it must find done:
-//  - the products read weights only, so in_proj, x_proj and the scan begin the next kernel at once: begin_next();
-//  - the scan also reads states, in_proj and the convolutions positions and rings. So out_proj, or any other product,
-//    begins the next one when the scan before it is done, and with that all of the last step.
+// for what that one has written in begin_early(). What a kernel reads before, it must find done. Products read weights
+// only, so what comes before them, the scan always, may begin them at once: begin_next(). The scan also reads states,
+// in_proj and the convolutions positions and rings, which are the last step's. So out_proj, or any other product, begins
+// the next kernel when the scan before it is done.
 __device__ __forceinline__ void begin_next() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
@@ -885,7 +885,7 @@ struct ProductArgs {
     int outputs;
     int split;  // warps that share the inputs of an output; of `tile`, the binary logarithm of the blocks that do
     int vector; // whether inputs and rows can be read 16 bytes at a time
-    int hurry;  // whether the next kernel may begin before this one waits
+    int hurry;  // whether the next kernel begins before this one waits: where that is x_proj or the scan of the same step
 };
 
 const int PRODUCT_WARPS = 8;
@@ -1387,8 +1387,7 @@ template <typename T, bool UNITS, int ROWS> __device__ __forceinline__ void step
 #pragma unroll
             for (int i = 0; i < ENDS; ++i)
                 if (first + i * TILE_THREADS < inputs) known[branch * ALL + first + i * TILE_THREADS] = past[i];
-            weights[branch * ALL + thread % 16] = taps.weight[0];
-            gates[branch * ALL + thread % 16] = taps.gate;
+            if (first < 16) weights[branch * ALL + first] = taps.weight[0], gates[branch * ALL + first] = taps.gate;
         }
     }, [&](int half, int own, i64 row, int output, T value) {
         if (half == 1) {
