@@ -376,11 +376,10 @@ impl Products {
                 (_, true) => [Kernel::Tile32Tf32, Kernel::StepTile32Tf32],
             };
             // As in layer.cu, `Tile` and `step_tile`.
-            let stages = match (self.gpu.has_clusters(), height) {
-                (false, 8) => 5,
-                (false, _) => 3,
-                (true, 8) => 8,
-                (true, _) => 6,
+            let stages = match (height, self.gpu.has_clusters()) {
+                (8, _) => 5,
+                (_, true) => 6,
+                (_, false) => 3,
             };
             let kept = convolutions
                 .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));

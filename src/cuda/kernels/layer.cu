@@ -1049,7 +1049,7 @@ const int CHUNK = 256, PITCH = CHUNK + 16; // bytes of the inputs of a row that 
 
 template <int ROWS> struct Tile {
 #if __CUDA_ARCH__ >= 900
-    static const int STAGES = ROWS == 8 ? 8 : 6; // at most; a block with fewer chunks has no more memory than they take
+    static const int STAGES = ROWS == 8 ? 5 : 6; // at most; a block with fewer chunks has no more memory than they take
 #else
     static const int STAGES = ROWS == 8 ? 5 : 3;
 #endif
