@@ -58,7 +58,7 @@ macro_rules! packed {
 static LAYER: [&[u8]; 3] = packed!("layer");
 static STEPS: [&[u8]; 3] = packed!("steps");
 /// Those of a step for devices on which they begin early, and what that takes besides: a driver that can capture it into
-/// a graph.
+/// a graph, and the shared memory of the large chips.
 static EARLY_STEPS: [&[u8]; 3] = packed!("early_steps");
 const EARLY_CAPABILITY: (c_int, c_int) = (9, 0);
 const EARLY_DRIVER: c_int = 12_030;
@@ -244,7 +244,10 @@ impl Gpu {
         // SAFETY: as above. The context of a device that can be used is kept for as long as the process lives.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
         let with_context = || {
-            let early = capability >= EARLY_CAPABILITY && driver_version()? >= EARLY_DRIVER;
+            let shared = get(attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+            let early = capability >= EARLY_CAPABILITY
+                && driver_version()? >= EARLY_DRIVER
+                && shared >= MAX_TILE_SHARED[1] as c_int;
             let mut gpu = Gpu {
                 index,
                 context,
