@@ -690,6 +690,34 @@ fn poison_stays_in_its_lane_and_behind_its_token() {
     }
 }
 
+/// An infinite δu is an infinite output, in forward and in steps: what fills up a vector of states makes no NaN of it.
+#[test]
+#[ignore = "needs a GPU"]
+fn what_is_infinite_stays_so() {
+    let config = Config { d_state: 1, expand: 1.0, dt_rank: Some(1), ..Config::new(Variant::Baseline, 1) };
+    let mut layer = Layer::new(&config).unwrap();
+    for info in layer.parameters().to_vec() {
+        let value = match info.name.as_str() {
+            "dt_proj.bias" => 3e38,
+            "A_log" => 0.0,
+            _ => 1.0,
+        };
+        layer.set_parameter(&info.name, &vec![value; info.count()]).unwrap();
+    }
+    let engine = engine(&layer, Storage::F32);
+    for rows in [1, 2, 9, 40] {
+        let x = vec![1e4; rows];
+        let lanes = engine.new_state(rows).unwrap();
+        for y in [
+            layers::forward(&layer, &x, rows, None),
+            forward(&engine, &x, Calls::uniform(rows, 1), None),
+            forward(&engine, &x, Calls::uniform(rows, 1), Some(&lanes)),
+        ] {
+            assert!(y.iter().all(|&y| y == f32::INFINITY), "{rows} rows: {y:?}");
+        }
+    }
+}
+
 /// The layer's own calls: the same numbers as with the processor, and caches that go from one to the other.
 #[test]
 #[ignore = "needs a GPU"]

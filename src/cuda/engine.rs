@@ -652,6 +652,7 @@ impl Engine {
             weight: dt_proj.weight,
             rank: dt_rank as i32,
             rows: rows as i32,
+            hurry: self.products.few(&p.out_proj(), [u, y], rows, None).is_some().into(),
         };
         debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
         // Where one sequence a block makes more blocks than are there at once, weights are read for several of them.

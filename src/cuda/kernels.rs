@@ -254,6 +254,7 @@ pub struct StepScanArgs {
     pub weight: Address,
     pub rank: i32,
     pub rows: i32,
+    pub hurry: i32,
 }
 
 #[derive(Clone, Copy, Debug)]

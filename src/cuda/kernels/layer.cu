@@ -119,9 +119,9 @@ __device__ __forceinline__ float softplus(float v) {
 
 // Where the device and its driver can, a kernel of a step is put on its way while the one before it ends, and waits
 // for what that one has written in begin_early(). What a kernel reads before, it must find done. Products read weights
-// only, so what comes before them, the scan always, may begin them at once: begin_next(). The scan also reads states,
-// in_proj and the convolutions positions and rings, which are the last step's. So out_proj, or any other product, begins
-// the next kernel when the scan before it is done.
+// only, so what comes before them may begin them at once: begin_next(). (Not those of cuBLASLt, of which it is unknown
+// when they begin the next.) The scan also reads states, in_proj and the convolutions positions and rings, which are the
+// last step's. So out_proj, or any other product, begins the next kernel when the scan before it is done.
 __device__ __forceinline__ void begin_next() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
@@ -1458,6 +1458,7 @@ struct StepScanArgs {
     const void *weight; // (channels, rank)
     int rank;
     int rows;
+    int hurry; // whether out_proj may begin at once: where it is one of the kernels here
 };
 
 // Four values from `n` on of `count`, and zeros behind them.
@@ -1496,7 +1497,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
     const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
-    begin_next();
+    if (s.hurry) begin_next();
     // Once in_proj and the convolutions are done, positions can move on, which is the last block's task.
     if (blockIdx.x + 1 == gridDim.x) {
         begin_early(true);
@@ -1598,21 +1599,24 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
         }
     }
 #pragma unroll 1
-    for (int n = 4 * lane; n < states; n += 16) {
+    for (int n = 4 * lane; n < p.states; n += 16) {
         if (n >= 16) load_some(a, n, p.states, fours, power);
 #pragma unroll
         for (int row = 0; row < ROWS; ++row) {
             if (n >= 16) read_states(row, n);
             const float4 in = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + n);
             const float4 out = *reinterpret_cast<const float4 *>(staged + row * pitch + to_b + states + n);
+            const float b[4] = {in.x, in.y, in.z, in.w}, c[4] = {out.x, out.y, out.z, out.w};
             float(&v)[4] = h[row];
-            v[0] = fmaf(exp2_approx(delta[row] * power[0]), v[0], delta_u[row] * in.x), sum[row] = fmaf(v[0], out.x, sum[row]);
-            v[1] = fmaf(exp2_approx(delta[row] * power[1]), v[1], delta_u[row] * in.y), sum[row] = fmaf(v[1], out.y, sum[row]);
-            v[2] = fmaf(exp2_approx(delta[row] * power[2]), v[2], delta_u[row] * in.z), sum[row] = fmaf(v[2], out.z, sum[row]);
-            v[3] = fmaf(exp2_approx(delta[row] * power[3]), v[3], delta_u[row] * in.w), sum[row] = fmaf(v[3], out.w, sum[row]);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                v[i] = fmaf(exp2_approx(delta[row] * power[i]), v[i], delta_u[row] * b[i]);
+                // A state that is none must not make NaN of an infinite δu.
+                if (fours || n + i < p.states) sum[row] = fmaf(v[i], c[i], sum[row]);
+            }
             if (!exists || row >= count) continue;
             if (fours) {
-                if (n < p.states) store<4>(state[row] + n, v);
+                store<4>(state[row] + n, v);
             } else {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
