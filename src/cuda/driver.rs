@@ -44,7 +44,7 @@ const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 /// The most shared memory that the convolutions' kernel asks for: two blocks of it fit on a multiprocessor.
 pub const MAX_SHARED: u32 = 80 << 10;
 /// The most that the products' kernels ask for: on every device, and on those on which they begin early.
-pub const MAX_TILE_SHARED: [u32; 2] = [99 << 10, 160 << 10];
+pub const MAX_TILE_SHARED: [u32; 2] = [96 << 10, 160 << 10];
 
 /// The kernels of each storage type, as `build.rs` packs them.
 macro_rules! packed {
