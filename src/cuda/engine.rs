@@ -608,15 +608,14 @@ impl Engine {
             unsafe { self.products.apply(stream, linear, [x, y], [1, rows], products) }
         };
         // That the next kernel begins at once pays where the chip has room for all of them.
-        let hurry = (rows == 1).into();
+        let hurried = |linear: Linear| Linear { hurry: rows == 1, ..linear };
+        let [in_proj, x_proj] = [p.in_proj(), p.x_proj()].map(hurried);
         let convolutions = Convolutions { channels: d_inner, branches };
         let small = branches <= STEP_BRANCHES && self.dims.d_conv <= STEP_TAPS;
-        let few =
-            if small { self.products.few(&p.in_proj(), [x, both], rows, Some(convolutions)) } else { None };
+        let few = if small { self.products.few(&in_proj, [x, both], rows, Some(convolutions)) } else { None };
         let conv = self.conv_args(block, 0..branches, 0, both, out, distance);
         if let Some(Few { arguments, launch, kernels }) = few {
-            let product = ProductArgs { hurry, ..arguments };
-            let arguments = StepArgs { product, conv, dilations };
+            let arguments = StepArgs { product: arguments, conv, dilations };
             // SAFETY: as above.
             unsafe { self.gpu.launch_with(stream, kernels[1], self.storage, launch, &arguments) }?;
         } else {
@@ -637,13 +636,7 @@ impl Engine {
             apply(pointwise, apart, u)?;
         }
         let r = Rows::new(projected, dt_rank + 2 * d_state);
-        if let Some(Few { arguments, launch, kernels }) = self.products.few(&p.x_proj(), [u, r], rows, None) {
-            let arguments = ProductArgs { hurry, ..arguments };
-            // SAFETY: as above.
-            unsafe { self.gpu.launch_with(stream, kernels[0], self.storage, launch, &arguments) }?;
-        } else {
-            apply(&p.x_proj(), u, r)?;
-        }
+        apply(&x_proj, u, r)?;
         let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
         let dt_proj = p.dt_proj();
         let arguments = StepScanArgs {
@@ -657,10 +650,8 @@ impl Engine {
         debug_assert_eq!(arguments.scan.lanes as usize, state.lanes());
         // Where one sequence a block makes more blocks than are there at once, weights are read for several of them.
         let blocks = d_inner.div_ceil(THREADS / 4);
-        let (kernel, at_once) = match blocks * rows > 8 * self.gpu.multiprocessors() as usize {
-            true => (Kernel::StepScans, STEP_SCANS),
-            false => (Kernel::StepScan, 1),
-        };
+        let many = blocks * rows > 8 * self.gpu.multiprocessors() as usize;
+        let (kernel, at_once) = if many { (Kernel::StepScans, STEP_SCANS) } else { (Kernel::StepScan, 1) };
         let launch = Launch {
             grid: [blocks + 1, rows.div_ceil(at_once), 1],
             block: [THREADS as u32, 1],

@@ -69,6 +69,7 @@ impl Matrix {
             bias: address(&self.bias),
             inputs: self.inputs,
             outputs: self.outputs,
+            hurry: false,
         }
     }
 }

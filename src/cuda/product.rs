@@ -42,6 +42,9 @@ pub struct Linear {
     pub inputs: usize,
     /// Values of a row of y.
     pub outputs: usize,
+    /// Whether the next kernel may begin before this one waits, where this is one of a step's; `begin_next` in layer.cu
+    /// tells when.
+    pub hurry: bool,
 }
 
 /// Rows of a tensor: `batches` times `rows`, each `stride` values after the one before, the batches `batch_stride`.
@@ -449,6 +452,6 @@ fn arguments(linear: &Linear, [x, y]: [Rows; 2], rows: usize, split: usize, vect
         outputs: linear.outputs as i32,
         split: split as i32,
         vector: vector.into(),
-        hurry: 0,
+        hurry: linear.hurry.into(),
     }
 }

@@ -1067,7 +1067,7 @@ template <int ROWS> struct Tile {
         rows = ROWS >> a.split;
         top = blockIdx.y * ROWS + rank * rows;
     }
-    // Row and output of the i-th of 16 outputs of each row.
+    // Whether there is an i-th value, of 16 outputs of each row.
     __device__ __forceinline__ bool is_real(const ProductArgs &a, int i) const {
         return i < 16 * rows && top + i / 16 < a.rows && first + i % 16 < limit;
     }
