@@ -29,6 +29,8 @@ const WARPS: usize = 8;
 const TILE_OUTPUTS: usize = 32;
 const TILE_THREADS: u32 = 256;
 const CHUNK: usize = 256;
+/// Bytes of shared memory that two rows of a chunk take.
+const PAIR: usize = 2 * CHUNK + 16;
 const MAX_SPLIT: usize = 8;
 
 /// A product with constant weights.
@@ -386,7 +388,7 @@ impl Products {
             };
             let kept = convolutions
                 .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
-            let shared = stages.min(own_chunks) * (TILE_OUTPUTS + height) * (CHUNK + 16)
+            let shared = stages.min(own_chunks) * (TILE_OUTPUTS + height) * PAIR / 2
                 + 4 * TILE_OUTPUTS * height
                 + kept;
             // A cluster waits for the last of its blocks: no third one where a multiprocessor already has two.
