@@ -87,6 +87,15 @@ pub struct Few {
     pub kernels: [Kernel; 2],
 }
 
+/// How a product of few rows is cut into tiles of 32 outputs.
+struct Tiling {
+    /// Rows of a tile.
+    height: usize,
+    /// Blocks that share a tile.
+    split: usize,
+    launch: Launch,
+}
+
 /// All that cuBLASLt's choice of an algorithm depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -352,53 +361,13 @@ impl Products {
             && x.stride.is_multiple_of(width)
             && x.address.is_multiple_of(16)
             && linear.weight.is_multiple_of(16);
-        let multiprocessors = self.gpu.multiprocessors() as usize;
         if vector && (2..=TILED_ROWS).contains(&rows) {
-            let tiles = convolutions
-                .map_or(linear.outputs.div_ceil(TILE_OUTPUTS), |Convolutions { channels, .. }| {
-                    channels.div_ceil(TILE_OUTPUTS / 2)
-                });
-            let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
-            let spread = |height: usize| {
-                // With few tiles most of the chip would be idle.
-                let tiles = tiles * rows.div_ceil(height);
-                let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
-                let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
-                (height, split, tiles * split)
-            };
-            // Tiles of 8 rows are faster where they are short and fill the chip once.
-            const SHORT: usize = 4;
-            let (height, split, _) = match (spread(8), spread(32)) {
-                (low, _) if rows <= 8 => low,
-                (low @ (_, 1, blocks), _) if blocks <= multiprocessors && chunks <= SHORT => low,
-                (_, high) => high,
-            };
-            let own_chunks = chunks.div_ceil(split);
+            let Tiling { height, split, launch } = self.tiling(linear, rows, convolutions);
             let kernels = match (height, self.tf32) {
                 (8, false) => [Kernel::Tile8, Kernel::StepTile8],
                 (8, true) => [Kernel::Tile8Tf32, Kernel::StepTile8Tf32],
                 (_, false) => [Kernel::Tile32, Kernel::StepTile32],
                 (_, true) => [Kernel::Tile32Tf32, Kernel::StepTile32Tf32],
-            };
-            // As in layer.cu, `Tile` and `step_tile`.
-            let stages = match (height, self.gpu.has_clusters()) {
-                (8, _) => 5,
-                (_, true) => 6,
-                (_, false) => 3,
-            };
-            let kept = convolutions
-                .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
-            let shared = stages.min(own_chunks) * (TILE_OUTPUTS + height) * PAIR / 2
-                + 4 * TILE_OUTPUTS * height
-                + kept;
-            // A cluster waits for the last of its blocks: no third one where a multiprocessor already has two.
-            const THIRD_REFUSED: usize = 91 << 10;
-            let shared = if height == 32 && split > 1 { shared.max(THIRD_REFUSED) } else { shared };
-            let launch = Launch {
-                grid: [tiles * split, rows.div_ceil(height), 1],
-                block: [TILE_THREADS, 1],
-                shared: shared as u32,
-                cluster: split as u32,
             };
             let split = split.ilog2() as usize;
             return Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels });
@@ -408,11 +377,72 @@ impl Products {
         }
         let warps = linear.outputs.div_ceil(OUTPUTS);
         // With few outputs, one warp each would leave most of the chip idle.
-        let split = if warps < 4 * multiprocessors { WARPS } else { 1 };
+        let split = if warps < 4 * self.gpu.multiprocessors() as usize { WARPS } else { 1 };
         let blocks = if split == 1 { warps.div_ceil(WARPS) } else { warps };
         let launch = Launch { grid: [blocks, rows, 1], block: [32, WARPS as u32], ..Launch::default() };
         let kernels = [Kernel::OneRow, Kernel::StepRow];
         Some(Few { arguments: arguments(linear, [x, y], rows, split, vector), launch, kernels })
+    }
+
+    fn tiling(&self, linear: &Linear, rows: usize, convolutions: Option<Convolutions>) -> Tiling {
+        let multiprocessors = self.gpu.multiprocessors() as usize;
+        let units = self.tf32 || self.storage != Storage::F32;
+        let tiles = convolutions
+            .map_or(linear.outputs.div_ceil(TILE_OUTPUTS), |Convolutions { channels, .. }| {
+                channels.div_ceil(TILE_OUTPUTS / 2)
+            });
+        let chunks = (linear.inputs * self.storage.size()).div_ceil(CHUNK);
+        let spread = |height: usize| {
+            // With few tiles most of the chip would be idle.
+            let tiles = tiles * rows.div_ceil(height);
+            let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
+            let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
+            // Clusters of four and eight find room with one block on a multiprocessor up to ten elevenths of the chip.
+            // Where out_proj has two on one, in_proj of the next step finds none; but in true f32 it is bound by
+            // arithmetic, which more multiprocessors share.
+            let doubles = split > 2 && tiles * split > multiprocessors * 10 / 11;
+            let halved = doubles && height == 32 && units && convolutions.is_none();
+            let split = if halved { split / 2 } else { split };
+            (height, split, tiles * split)
+        };
+        // Tiles of 8 rows are faster where they are short and fill the chip once.
+        const SHORT: usize = 4;
+        let (height, split, blocks) = match (spread(8), spread(32)) {
+            (low, _) if rows <= 8 => low,
+            (low @ (_, 1, blocks), _) if blocks <= multiprocessors && chunks <= SHORT => low,
+            (_, high) => high,
+        };
+        // As in layer.cu, `Tile` and `step_tile`.
+        let stages = match (height, self.gpu.has_clusters()) {
+            (8, _) => 5,
+            (_, true) => 6,
+            (_, false) => 3,
+        };
+        let kept = convolutions
+            .map_or(0, |Convolutions { branches, .. }| 128 * height + 64 * branches * (height + 2));
+        let shared = stages.min(chunks.div_ceil(split)) * (TILE_OUTPUTS + height) * PAIR / 2
+            + 4 * TILE_OUTPUTS * height
+            + kept;
+        // A product takes as long as the multiprocessor with the most blocks of it, so each asks for so much memory that
+        // not more than one comes to one; where clusters would then not all find room, two. Out_proj leaves room for
+        // in_proj of the next step, which begins beside it.
+        const THIRD_REFUSED: usize = 91 << 10;
+        const SECOND_REFUSED: usize = 114 << 10;
+        const BESIDE_IN_PROJ: usize = 105 << 10;
+        let least = match (height, split, convolutions) {
+            _ if !self.gpu.has_clusters() || blocks > multiprocessors => 0,
+            (_, 1 | 2, Some(_)) => SECOND_REFUSED,
+            (32, 1 | 2, None) => BESIDE_IN_PROJ,
+            (32, ..) => THIRD_REFUSED,
+            _ => 0,
+        };
+        let launch = Launch {
+            grid: [blocks / rows.div_ceil(height), rows.div_ceil(height), 1],
+            block: [TILE_THREADS, 1],
+            shared: shared.max(least) as u32,
+            cluster: split as u32,
+        };
+        Tiling { height, split, launch }
     }
 
     /// # Safety
