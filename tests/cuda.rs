@@ -645,11 +645,16 @@ fn threads_share_a_layer() {
         for x in &inputs {
             let engines = &engines;
             scope.spawn(move || {
-                let calls = Calls::uniform(1, x.len() / 32);
-                let expected = bits(&forward(&engines[0], x, calls, None));
+                let run = |engine| {
+                    let state = Engine::new_state(engine, 1).unwrap();
+                    let mut y = forward(engine, x, Calls::uniform(1, x.len() / 32), Some(&state));
+                    y.extend(forward(engine, &x[..32], Calls::uniform(1, 1), Some(&state)));
+                    bits(&y)
+                };
+                let expected = run(&engines[0]);
                 for _ in 0..20 {
                     for engine in engines {
-                        assert_eq!(bits(&forward(engine, x, calls, None)), expected);
+                        assert_eq!(run(engine), expected);
                     }
                 }
             });
