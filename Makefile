@@ -59,14 +59,14 @@ bench-peers: release
 	$(TARGET)/peers/bin/pip install -q lite-mamba==0.2.6 einops numpy safetensors torch
 	$(TARGET)/peers/bin/python benches/peers.py $(TARGET)/release/liblite_mamba.so
 
-# One test at a time: a graph is captured while nothing else calls the driver. Races are looked for in fewer cases.
+# One test at a time: a graph is captured while nothing else calls the driver. Memory and races are checked in fewer cases.
 CUDA_TESTS = $(CARGO) test --locked --features cuda --test cuda -- --include-ignored --test-threads=1
 SANITIZED = CARGO_TARGET_$$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="compute-sanitizer --error-exitcode 1 --tool
 test-cuda: cargo
 	$(CUDA_TESTS)
 	@if command -v compute-sanitizer > /dev/null; then set -e; \
-		$(SANITIZED) memcheck" $(CUDA_TESTS); \
-		PROPTEST_CASES=2 $(SANITIZED) racecheck" $(CUDA_TESTS) a_captured a_layer forward lengths random; \
+		PROPTEST_CASES=6 $(SANITIZED) memcheck" $(CUDA_TESTS); \
+		PROPTEST_CASES=2 $(SANITIZED) racecheck" $(CUDA_TESTS) a_captured a_layer_on infinite lengths random steps_of; \
 	else echo "compute-sanitizer is not on the PATH: not run" >&2; fi
 
 bench-cuda: cargo
