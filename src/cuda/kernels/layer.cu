@@ -1052,7 +1052,7 @@ __device__ __forceinline__ void wait_for_sent(u64 *barrier) {
 const int TILE_THREADS = 256, TILE_OUTPUTS = 32;
 const int CHUNK = 256; // bytes of the inputs of a row that are a chunk
 // Rows of a chunk lie in pairs, each 16 bytes further on in the banks of shared memory than the one before: measured, a
-// step is up to a fifth longer with 0, 32 or 64. Threads of the matrix units read 64 bytes of two rows at once, so the
+// step is up to an eighth longer with 0 or 32. Threads of the matrix units read 64 bytes of two rows at once, so the
 // halves of each 128 bytes of an odd row change places.
 const int PAIR = 2 * CHUNK + 16;
 __device__ __forceinline__ int place_of(int row) { return row / 2 * PAIR + row % 2 * CHUNK; }
