@@ -308,6 +308,8 @@ fn steps_of_any_number_of_sequences() {
         (Variant::Baseline, 100, 20, 2, vec![1]),
         (Variant::Ptcn, 264, 16, 4, vec![1, 2, 4, 8, 16, 3, 2, 1]),
         (Variant::Ptcn, 520, 33, 5, vec![1, 2]),
+        // Sums of more pieces than are on their way at once, and an out_proj whose clusters are halved.
+        (Variant::Ptcn, 1032, 16, 4, vec![1, 2, 4, 8]),
     ] {
         let config = Config {
             d_state,
@@ -334,8 +336,11 @@ fn steps_of_any_number_of_sequences() {
             for info in layer.parameters() {
                 engine.parameters_mut().set(&info.name, &parameter(&layer, &info.name)).unwrap();
             }
-            let counts = Vec::from_iter(1..=MOST);
-            let worst = some(&counts).map(|&rows| {
+            // What a sanitizer should see comes first: full tiles of both heights, one row, one too many for a tile.
+            let telling = [8, 32, 1, 33, 3, 17];
+            let others = (1..=MOST).filter(|rows| !telling.contains(rows));
+            let counts = Vec::from_iter(telling.into_iter().chain(others));
+            let worst = counts.iter().take(some(&counts).count()).map(|&rows| {
                 let len = rows * TOKENS * d_model;
                 let lanes = engine.new_state(rows).unwrap();
                 let y = chunked(&engine, &x[..len], rows, d_model, &[1; TOKENS], &lanes);

@@ -70,6 +70,7 @@ impl Matrix {
             inputs: self.inputs,
             outputs: self.outputs,
             hurry: false,
+            is_last: false,
         }
     }
 }
@@ -152,7 +153,7 @@ impl Parameters {
     }
 
     pub(super) fn out_proj(&self) -> Linear {
-        self.out_proj.linear()
+        Linear { is_last: true, ..self.out_proj.linear() }
     }
 
     /// Weight, bias, gates and dilations of the convolutions from `branch` on; the number of taps being `taps`.

@@ -47,6 +47,8 @@ pub struct Linear {
     /// Whether the next kernel may begin before this one waits, where this is one of a step's; `begin_next` in layer.cu
     /// tells when.
     pub hurry: bool,
+    /// Whether it is out_proj, beside which in_proj of the next step begins.
+    pub is_last: bool,
 }
 
 /// Rows of a tensor: `batches` times `rows`, each `stride` values after the one before, the batches `batch_stride`.
@@ -397,11 +399,11 @@ impl Products {
             let tiles = tiles * rows.div_ceil(height);
             let wanted = (multiprocessors / tiles).min(chunks).clamp(1, MAX_SPLIT);
             let split = if self.gpu.has_clusters() { 1 << wanted.ilog2() } else { 1 };
-            // Clusters of four and eight find room with one block on a multiprocessor up to ten elevenths of the chip.
-            // Where out_proj has two on one, in_proj of the next step finds none; but in true f32 it is bound by
-            // arithmetic, which more multiprocessors share.
+            // Clusters of four and eight find room with one block on a multiprocessor on ten elevenths of an H100. Where
+            // out_proj has two on one, in_proj of the next step finds none; but in true f32 it is bound by arithmetic,
+            // which more multiprocessors share.
             let doubles = split > 2 && tiles * split > multiprocessors * 10 / 11;
-            let halved = doubles && height == 32 && units && convolutions.is_none();
+            let halved = linear.is_last && doubles && height == 32 && units;
             let split = if halved { split / 2 } else { split };
             (height, split, tiles * split)
         };
@@ -423,17 +425,15 @@ impl Products {
         let shared = stages.min(chunks.div_ceil(split)) * (TILE_OUTPUTS + height) * PAIR / 2
             + 4 * TILE_OUTPUTS * height
             + kept;
-        // A product takes as long as the multiprocessor with the most blocks of it, so each asks for so much memory that
-        // not more than one comes to one; where clusters would then not all find room, two. Out_proj leaves room for
-        // in_proj of the next step, which begins beside it.
-        const THIRD_REFUSED: usize = 91 << 10;
+        // A product takes as long as the multiprocessor with the most blocks of it. An in_proj that fills the chip asks for
+        // so much memory (of 228 KiB) that no second block of it comes to a multiprocessor, unless that keeps clusters
+        // from finding room; tiles of 32 rows in clusters, that no third one comes. Out_proj has room beside in_proj.
         const SECOND_REFUSED: usize = 114 << 10;
-        const BESIDE_IN_PROJ: usize = 105 << 10;
-        let least = match (height, split, convolutions) {
-            _ if !self.gpu.has_clusters() || blocks > multiprocessors => 0,
-            (_, 1 | 2, Some(_)) => SECOND_REFUSED,
-            (32, 1 | 2, None) => BESIDE_IN_PROJ,
-            (32, ..) => THIRD_REFUSED,
+        const THIRD_REFUSED: usize = 91 << 10;
+        let fills = (multiprocessors / 2 + 1..=multiprocessors).contains(&blocks);
+        let least = match (height, split) {
+            (_, 1 | 2) if self.gpu.has_clusters() && fills && convolutions.is_some() => SECOND_REFUSED,
+            (32, 2..) => THIRD_REFUSED,
             _ => 0,
         };
         let launch = Launch {

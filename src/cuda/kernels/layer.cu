@@ -1009,8 +1009,8 @@ __device__ __forceinline__ void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-// What other blocks send into a block's shared memory is counted by a barrier there: it waits for so many bytes. A warp
-// prepares it.
+// What other blocks send into a block's shared memory is counted by a barrier there: it waits for so many bytes. A whole
+// warp calls this, of which one thread does it: racecheck takes that thread's two instructions for a race otherwise.
 __device__ __forceinline__ void expect(u64 *barrier, u32 bytes) {
 #if __CUDA_ARCH__ >= 900
     const u32 address = __cvta_generic_to_shared(barrier);
@@ -1188,6 +1188,7 @@ __device__ __forceinline__ void tile(const ProductArgs &a, const Tile<ROWS> &t, 
 
     asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
+    static_assert(4 * SHARES * TILE_OUTPUTS * (ROWS + 1) <= STAGE, "parts lie where a chunk was");
     float(*parts)[TILE_OUTPUTS][ROWS + 1] = reinterpret_cast<float(*)[TILE_OUTPUTS][ROWS + 1]>(stages);
     if constexpr (UNITS) {
 #pragma unroll
@@ -1691,7 +1692,8 @@ extern "C" __global__ void copy(CopyArgs a) {
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) tile_32_##NAME(ProductArgs a) { tile<T, UNITS, 32>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_8_##NAME(StepArgs a) { step_tile<T, UNITS, 8>(a); } \
     extern "C" __global__ void __launch_bounds__(TILE_THREADS, 2) step_tile_32_##NAME(StepArgs a) { step_tile<T, UNITS, 32>(a); }
-// Blocks of step_scans are told to leave registers for one of out_proj beside four of them.
+// Six blocks of step_scans are 80 registers a thread, which leaves some for a block of out_proj of the matrix units beside
+// the four that a multiprocessor has of it.
 #define STEPS(T, NAME)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256) one_row_##NAME(ProductArgs a) { one_row<T>(a); }             \
     extern "C" __global__ void __launch_bounds__(256) step_row_##NAME(StepArgs a) { step_row<T>(a); }              \
