@@ -1509,7 +1509,7 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 1);
     const int count = min(ROWS, s.rows - int(blockIdx.y) * ROWS);
-    if (s.hurry) begin_next();
+    if (s.hurry) begin_next(); // else out_proj, cuBLASLt's, begins when this is done
     // Once in_proj and the convolutions are done, positions can move on, which is the last block's task.
     if (blockIdx.x + 1 == gridDim.x) {
         begin_early(true);
