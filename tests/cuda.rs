@@ -275,7 +275,8 @@ fn random_layers_of_every_type() {
     }
 }
 
-/// 16 states whose sizes suit the kernel of their own, in one chunk and in many, of every type.
+/// 16 states whose sizes suit the kernels of their own, in one chunk and in many, of every type. Those of 16 bits compute δ
+/// where dt_rank is a multiple of 8 up to 128, and cut sequences of more than 16384 rows in all.
 #[test]
 #[ignore = "needs a GPU"]
 fn sixteen_states_of_every_type() {
@@ -286,6 +287,13 @@ fn sixteen_states_of_every_type() {
         (Variant::Dpwc, 20, Some(8), 1, 4117),
         (Variant::Baseline, 64, None, 2, 777),
         (Variant::Stcn, 128, None, 1, 259),
+        (Variant::Stcn, 12, Some(24), 2, 400),
+        (Variant::Ptcn, 12, Some(40), 1, 1031),
+        (Variant::Ptcn, 28, Some(64), 5, 63),
+        (Variant::Baseline, 28, Some(128), 2, 300),
+        (Variant::Ptcn, 20, Some(136), 1, 300),
+        (Variant::Stcn, 8, Some(8), 3, 6001),
+        (Variant::Ptcn, 8, Some(16), 1, 16401),
     ] {
         let config = Config { dt_rank, ..Config::new(variant, d_model) };
         let layer = random_layer(&config, Isa::current(), random.next());

@@ -43,6 +43,8 @@ const MIN_CAPABILITY: (c_int, c_int) = (8, 0);
 
 /// The most shared memory that the convolutions' kernel asks for: two blocks of it fit on a multiprocessor.
 pub const MAX_SHARED: u32 = 80 << 10;
+/// The same of the scan with dt_proj, beside what it declares.
+pub const MAX_SCAN_SHARED: u32 = 20 << 10;
 /// The most that the products' kernels ask for: on every device, and on those on which they begin early.
 pub const MAX_TILE_SHARED: [u32; 2] = [96 << 10, 160 << 10];
 

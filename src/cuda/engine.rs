@@ -20,14 +20,19 @@ use crate::tensor::DType;
 /// The most states a channel may have.
 pub const MAX_D_STATE: usize = 256;
 /// Rows that go through all stages together at least, where there are as many, and at most. In between it is half of
-/// them, so that the intermediate results of one half take no more than two thirds of the whole call's tensors.
+/// them, so that the intermediate results of one half take no more than two thirds of the whole call's tensors; all of
+/// them where the scan computes δ, so that there are but two such tensors, each half of the (rows, 2 d_inner) of in_proj.
 const MIN_BLOCK: usize = 2048;
 const MAX_BLOCK: usize = 16384;
 /// The scan takes its tokens by so many.
 const TILE: usize = 16;
-/// Threads of a block of the scan, and of that of 16 states.
+/// Threads of a block of the scan, of that of 16 states, and of that with dt_proj: two trios of warps for 32 channels each.
 const THREADS: usize = 128;
 const SCAN_16_THREADS: usize = 64;
+const TRIOS: usize = 2;
+const TRIO_CHANNELS: usize = 32;
+/// The largest dt_rank with which dt_proj is part of the scan.
+const MOST_RANK: usize = 128;
 /// Rows that are taken as steps, branches and taps of those whose convolutions are computed with in_proj; all at most.
 const MAX_STEPS: usize = 256;
 const STEP_BRANCHES: usize = 8;
@@ -125,6 +130,8 @@ struct Block<'a> {
     contiguous: bool,
     sequences: Sequences,
     state: Option<&'a State>,
+    /// Whether the state's history is not needed any more.
+    is_last: bool,
 }
 
 /// What a layer of `config` is stored as, if its device is there and computes such layers.
@@ -336,7 +343,11 @@ impl Engine {
     ) -> Result<()> {
         let rows = calls.rows();
         int("the number of tokens", rows)?;
-        let most = if rows <= MIN_BLOCK { rows } else { rows.div_ceil(2).clamp(MIN_BLOCK, MAX_BLOCK) };
+        let most = match rows {
+            ..=MIN_BLOCK => rows,
+            _ if self.scan_takes_dt_proj() && calls.starts.is_none() => rows.min(MAX_BLOCK),
+            _ => rows.div_ceil(2).clamp(MIN_BLOCK, MAX_BLOCK),
+        };
         self.write_indices(stream, workspace, calls)?;
         let indices = workspace.indices.address();
         let starts = if calls.starts.is_some() { indices } else { 0 };
@@ -375,6 +386,7 @@ impl Engine {
                     contiguous: true,
                     sequences,
                     state,
+                    is_last: false,
                 };
                 self.block(
                     stream,
@@ -444,6 +456,7 @@ impl Engine {
                         contiguous: piece == seqlen || count == 1,
                         sequences,
                         state: state.or(own_in_use),
+                        is_last: own_in_use.is_some() && token + piece == seqlen,
                     };
                     self.block(stream, workspace, tokens, &block)?;
                 }
@@ -479,13 +492,18 @@ impl Engine {
         let bytes = |columns: usize| product("the workspace", &[rows, columns, size]);
         let Workspace { xz, u, apart, projected, products, retired, .. } = workspace;
         let inner = bytes(2 * d_inner)?;
-        retired.grow(self.gpu, xz, inner)?;
+        let steps = self.steps(block);
+        // Then z is computed when x, whose place it takes, is no longer needed.
+        let with_dt = steps.is_none() && self.scans_16(block) && self.scan_takes_dt_proj();
+        retired.grow(self.gpu, xz, if with_dt { inner / 2 } else { inner })?;
         retired.grow(self.gpu, u, inner / 2)?;
         retired.grow(self.gpu, projected, bytes(wide)?)?;
         // What cuBLASLt's choices want: in f32, parts of each sum with few rows, and 1 MiB with 256 of d_model 512, where
-        // less makes some slower and more changes nothing; in types of 16 bits hardly anything.
+        // less makes some slower and more changes nothing; in types of 16 bits hardly anything, and with many rows kernels
+        // that want nothing are as fast or faster, without the zeros that others need first.
+        const MANY: usize = 4096;
         let least = if self.storage == Storage::F32 { 1 << 20 } else { 256 << 10 };
-        let wanted = if rows <= FEW_ROWS {
+        let wanted = if rows <= FEW_ROWS || (rows >= MANY && self.storage != Storage::F32) {
             0
         } else if rows <= 64 {
             4 << 20
@@ -510,9 +528,9 @@ impl Engine {
         let as_tokens = if block.contiguous { whole } else { [block.count, block.seqlen] };
 
         // [x, z] = in_proj(h)
-        let width = 2 * d_inner;
+        let width = if with_dt { d_inner } else { 2 * d_inner };
         let both = Rows { address: xz, stride: width, batch_stride: block.seqlen * width };
-        if let Some(state) = self.steps(block) {
+        if let Some(state) = steps {
             let apart = Rows::new(apart, branches * d_inner);
             return self.step(
                 stream,
@@ -526,12 +544,11 @@ impl Engine {
                 products,
             );
         }
-        apply(&p.in_proj(), x, both, as_tokens)?;
+        apply(&p.in_proj().part(0, width, self.storage), x, both, as_tokens)?;
 
         // u = the front end of x
         let mut u = Rows::new(u, d_inner);
         let mut free = Rows::new(xz, width);
-        let z = Rows::new(xz + (d_inner * size) as u64, width);
         match (self.variant, p.pointwise()) {
             (Variant::Stcn, _) => {
                 for i in 0..branches {
@@ -551,8 +568,14 @@ impl Engine {
         // [r, B, C] = x_proj(u), δ before its bias and softplus = dt_proj(r)
         let r = Rows::new(projected, wide);
         apply(&p.x_proj(), u, r, whole)?;
-        let delta = free;
-        apply(&p.dt_proj(), r, delta, whole)?;
+        let (delta, z) = if with_dt {
+            let z = Rows { batch_stride: block.seqlen * free.stride, ..free };
+            apply(&p.in_proj().part(d_inner, d_inner, self.storage), x, z, as_tokens)?;
+            (None, z)
+        } else {
+            apply(&p.dt_proj(), r, free, whole)?;
+            (Some(free), Rows::new(xz + (d_inner * size) as u64, width))
+        };
 
         // s_t = exp(δA) ⊙ s_{t−1} + (δu)Bᵀ, y = (sC + D ⊙ u) ⊙ silu(z)
         self.scan(stream, workspace, block, u, delta, z, projected)?;
@@ -638,12 +661,8 @@ impl Engine {
         let r = Rows::new(projected, dt_rank + 2 * d_state);
         apply(&x_proj, u, r)?;
         let z = Rows::new(both.address + (d_inner * size) as u64, both.stride);
-        let dt_proj = p.dt_proj();
         let arguments = StepScanArgs {
             scan: self.scan_args(block, u, Rows::new(0, 0), z, projected),
-            r: projected,
-            weight: dt_proj.weight,
-            rank: dt_rank as i32,
             rows: rows as i32,
             hurry: self.products.few(&p.out_proj(), [u, y], rows, None).is_some().into(),
         };
@@ -740,7 +759,7 @@ impl Engine {
                 self.gpu.launch(stream, Kernel::Conv, self.storage, grid, [32, WARPS as u32], &arguments)?;
             }
         }
-        if block.seqlen == 1 || ring == 0 {
+        if block.seqlen == 1 || ring == 0 || block.is_last {
             return Ok(());
         }
         let arguments = HistoryArgs {
@@ -760,7 +779,7 @@ impl Engine {
         }
     }
 
-    /// The scan: `u` becomes y.
+    /// The scan: `u` becomes y. Where `delta` is none, dt_proj is part of it.
     #[allow(clippy::too_many_arguments)]
     fn scan(
         &self,
@@ -768,12 +787,15 @@ impl Engine {
         workspace: &mut Workspace,
         block: &Block<'_>,
         u: Rows,
-        delta: Rows,
+        delta: Option<Rows>,
         z: Rows,
         projected: Address,
     ) -> Result<()> {
-        let Dims { d_inner, d_state, .. } = self.dims;
+        let Dims { d_inner, d_state, dt_rank, .. } = self.dims;
         let (summary, scan, channels, threads) = match d_state {
+            16 if delta.is_none() => {
+                (Kernel::SummaryDt16, Kernel::ScanDt16, TRIOS * TRIO_CHANNELS, TRIOS * 96)
+            }
             16 if self.scans_16(block) => {
                 (Kernel::Summary16, Kernel::Scan16, SCAN_16_THREADS / 2, SCAN_16_THREADS)
             }
@@ -782,9 +804,12 @@ impl Engine {
             _ => (Kernel::SummaryUpto256, Kernel::ScanUpto256, THREADS / 16, THREADS),
         };
         let blocks = d_inner.div_ceil(channels);
-        let first_is_ahead = scan == Kernel::Scan16;
-        let Chunks { len: chunk, first, count: chunks } =
-            if first_is_ahead { self.chunks_16(block, blocks) } else { self.chunks(block, blocks) };
+        let first_is_ahead = matches!(scan, Kernel::Scan16 | Kernel::ScanDt16);
+        let Chunks { len: chunk, first, count: chunks } = if first_is_ahead {
+            self.chunks_16(block, blocks * channels / 32)
+        } else {
+            self.chunks(block, blocks)
+        };
         let (mut ends, mut sums) = (0, 0);
         if chunks > 1 {
             let places = product("the workspace", &[block.count, chunks, d_inner])?;
@@ -799,23 +824,37 @@ impl Engine {
             chunk: chunk as i32,
             first: first as i32,
             chunks: chunks as i32,
-            ..self.scan_args(block, u, delta, z, projected)
+            ..self.scan_args(block, u, delta.unwrap_or(Rows::new(0, 0)), z, projected)
         };
-        let threads = [threads as u32, 1];
-        let last_grid = [blocks, if first_is_ahead && chunks > 1 { chunks - 1 } else { chunks }, block.count];
-        if chunks > 1 {
-            let grid = [blocks, chunks - 1, block.count];
+        // With dt_proj each trio has two tiles of r, B and C.
+        let tiles = TRIOS * 2 * TILE * (dt_rank + 2 * d_state) * self.storage.size();
+        let shared = if delta.is_none() { tiles as u32 } else { 0 };
+        let launch = |kernel: Kernel, chunks: usize| {
+            let grid = [blocks, chunks, block.count];
+            let launch = Launch { grid, block: [threads as u32, 1], shared, ..Launch::default() };
             // SAFETY: tensors of the workspace and the state, as large as the block says.
-            unsafe { self.gpu.launch(stream, summary, self.storage, grid, threads, &arguments) }?;
+            unsafe { self.gpu.launch_with(stream, kernel, self.storage, launch, &arguments) }
+        };
+        if chunks > 1 {
+            launch(summary, chunks - 1)?;
         }
-        // SAFETY: as above.
-        unsafe { self.gpu.launch(stream, scan, self.storage, last_grid, threads, &arguments) }
+        launch(scan, if first_is_ahead && chunks > 1 { chunks - 1 } else { chunks })
     }
 
     /// Whether the kernels for 16 states can be used, which read 16 bytes of channels, and 4 states, at a time.
     fn scans_16(&self, block: &Block<'_>) -> bool {
         let Dims { d_inner, dt_rank, .. } = self.dims;
         d_inner.is_multiple_of(8) && dt_rank.is_multiple_of(4) && block.sequences.starts == 0
+    }
+
+    /// Whether dt_proj can be part of the scan, where that [`Engine::scans_16`].
+    fn scan_takes_dt_proj(&self) -> bool {
+        let Dims { d_inner, d_state, dt_rank, .. } = self.dims;
+        self.storage != Storage::F32
+            && d_inner.is_multiple_of(8)
+            && d_state == 16
+            && dt_rank.is_multiple_of(8)
+            && dt_rank <= MOST_RANK
     }
 
     /// What a scan takes that is one chunk.
@@ -831,6 +870,8 @@ impl Engine {
             z: z.address,
             b: column(dt_rank),
             c: column(dt_rank + d_state),
+            r: projected,
+            dt_weight: self.parameters.dt_proj().weight,
             a,
             skip,
             delta_bias,
@@ -852,6 +893,7 @@ impl Engine {
             chunks: 1,
             lanes: state.map_or(0, State::lanes) as i32,
             histories: state.map_or(0, State::histories) as i32,
+            rank: dt_rank as i32,
         }
     }
 
@@ -868,10 +910,10 @@ impl Engine {
         Chunks { len, first: len, count: block.seqlen.div_ceil(len) }
     }
 
-    /// The same for 16 states, whose blocks have two warps. The first chunk is computed with the summaries of those
+    /// The same for 16 states, two warps of which have 32 channels. The first chunk is computed with the summaries of those
     /// between it and the last, and is shorter, for a summary takes nine tenths of a chunk's time.
     fn chunks_16(&self, block: &Block<'_>, blocks: usize) -> Chunks {
-        const WANTED: usize = 4; // blocks on a multiprocessor
+        const WANTED: usize = 4; // blocks of 32 channels on a multiprocessor
         const MIN_CHUNK: usize = 64;
         const MIN_CHUNKS: usize = 4; // fewer take longer than one
         let seqlen = block.seqlen;

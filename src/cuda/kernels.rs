@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use super::driver::{MAX_SHARED, MAX_TILE_SHARED};
+use super::driver::{MAX_SCAN_SHARED, MAX_SHARED, MAX_TILE_SHARED};
 use crate::tensor::DType;
 
 /// The types that a layer's tensors may be stored as; the numbers are places in tables.
@@ -77,10 +77,12 @@ kernels! {
     ConvToken "conv_token"
     History "history"
     Scan16 "scan_16"
+    ScanDt16 "scan_dt_16"
     ScanUpto16 "scan_upto16"
     ScanUpto64 "scan_upto64"
     ScanUpto256 "scan_upto256"
     Summary16 "summary_16"
+    SummaryDt16 "summary_dt_16"
     SummaryUpto16 "summary_upto16"
     SummaryUpto64 "summary_upto64"
     SummaryUpto256 "summary_upto256"
@@ -112,13 +114,17 @@ impl Kernel {
     pub(super) fn most_shared(self, early: bool) -> Option<u32> {
         match self {
             Kernel::ConvTile => Some(MAX_SHARED),
+            Kernel::ScanDt16 | Kernel::SummaryDt16 => Some(MAX_SCAN_SHARED),
             _ => self.name().contains("tile").then_some(MAX_TILE_SHARED[usize::from(early)]),
         }
     }
 
     /// Whether there is one for a type.
     pub(super) fn exists(self, storage: Storage) -> bool {
-        storage == Storage::F32 || !self.name().ends_with("tf32")
+        match storage {
+            Storage::F32 => !self.name().contains("_dt_"),
+            _ => !self.name().ends_with("tf32"),
+        }
     }
 
     pub(super) fn symbol(self, storage: Storage) -> CString {
@@ -195,6 +201,8 @@ pub struct ScanArgs {
     pub z: Address,
     pub b: Address,
     pub c: Address,
+    pub r: Address,
+    pub dt_weight: Address,
     pub a: Address,
     pub skip: Address,
     pub delta_bias: Address,
@@ -216,6 +224,7 @@ pub struct ScanArgs {
     pub chunks: i32,
     pub lanes: i32,
     pub histories: i32,
+    pub rank: i32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -250,9 +259,6 @@ pub struct StepArgs {
 #[allow(missing_docs)]
 pub struct StepScanArgs {
     pub scan: ScanArgs,
-    pub r: Address,
-    pub weight: Address,
-    pub rank: i32,
     pub rows: i32,
     pub hurry: i32,
 }

@@ -51,6 +51,23 @@ pub struct Linear {
     pub is_last: bool,
 }
 
+impl Linear {
+    /// The product with `outputs` rows of the weights from `first` on.
+    pub fn part(self, first: usize, outputs: usize, storage: Storage) -> Linear {
+        assert!(first + outputs <= self.outputs);
+        let behind = |address: Address, values: usize| match address {
+            0 => 0,
+            _ => address + (values * storage.size()) as u64,
+        };
+        Linear {
+            weight: behind(self.weight, first * self.inputs),
+            bias: behind(self.bias, first),
+            outputs,
+            ..self
+        }
+    }
+}
+
 /// Rows of a tensor: `batches` times `rows`, each `stride` values after the one before, the batches `batch_stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows {
@@ -106,7 +123,8 @@ struct Key {
     weight: Address,
     sides: [usize; 2],
     strides: [usize; 4],
-    alignments: [u32; 2],
+    /// Of the weights, x and y.
+    alignments: [u32; 3],
     workspace: usize,
 }
 
@@ -176,14 +194,14 @@ impl Products {
             // SAFETY: the caller's promise.
             return unsafe { self.gpu.launch_with(stream, kernels[0], self.storage, launch, &arguments) };
         }
-        let alignment = |rows: Rows| 1 << rows.address.trailing_zeros().min(8);
+        let alignment = |address: Address| 1 << address.trailing_zeros().min(8);
         let key = Key {
             rows,
             batches,
             weight: linear.weight,
             sides: [linear.inputs, linear.outputs],
             strides: [x.stride, x.batch_stride, y.stride, y.batch_stride],
-            alignments: [alignment(x), alignment(y)],
+            alignments: [linear.weight, x.address, y.address].map(alignment),
             workspace: workspace.1,
         };
         const KEPT: usize = 512;
@@ -302,9 +320,10 @@ impl Products {
         check_blas("cublasLtMatmulPreferenceCreate", unsafe {
             blas::cublasLtMatmulPreferenceCreate(&mut preference)
         })?;
-        let [x_alignment, y_alignment] = key.alignments;
+        let [weight_alignment, x_alignment, y_alignment] = key.alignments;
         for (attribute, value, size) in [
             (preference_attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, key.workspace as u64, 8),
+            (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, weight_alignment.into(), 4),
             (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x_alignment.into(), 4),
             (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y_alignment.into(), 4),
             (preference_attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y_alignment.into(), 4),

@@ -46,9 +46,9 @@ def main() -> None:
     for part, (kernels, architecture) in PARTS.items():
         for name, storage in STORAGES.items():
             target = HERE / f"{part}.{name}.ptx"
-            with_tf32 = "_AND_TF32" if kernels == "STEPS" and name == "f32" else ""
+            more = {("STEPS", True): "_AND_TF32", ("OTHERS", False): "_AND_DT"}.get((kernels, name == "f32"), "")
             options = [f"--gpu-architecture={architecture}", "--std=c++17"]
-            options += [f"-DKERNELS={kernels}{with_tf32}", f"-DSTORAGE={storage}", f"-DNAME={name}"]
+            options += [f"-DKERNELS={kernels}{more}", f"-DSTORAGE={storage}", f"-DNAME={name}"]
             ptx = compile_ptx(nvrtc, architecture, [option.encode() for option in options])
             if "--check" not in sys.argv:
                 target.write_text(ptx)

@@ -380,6 +380,23 @@ template <typename T> __device__ __forceinline__ void history(const HistoryArgs 
     a.ring[(i64(sequence.lane) * a.ring_len + slot) * a.channels + channel] = widen(*x);
 }
 
+// ---- The matrix units: sum += a b, of 16 rows, 8 columns and 16 (f32: 8) inputs. Thread 4 i + j of a warp has rows i and
+// i + 8 of a, column i of b, and columns 2 j and 2 j + 1 of rows i and i + 8 of the sum. What is called the k-th input may
+// be any, if it is the same in a and b: here those that a thread reads in one piece of 16 bytes.
+
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, f16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, float) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 // ---- The selective scan.
 
 struct ScanArgs {
@@ -388,6 +405,8 @@ struct ScanArgs {
     const void *z;
     const void *b;           // (rows, states)
     const void *c;           // (rows, states)
+    const void *r;           // (rows, rank): where `delta` is not read, δ is computed of it and of
+    const void *dt_weight;   // (channels, rank)
     const float *a;          // (channels, states): A log2(e)
     const float *skip;       // (channels): D
     const float *delta_bias; // (channels)
@@ -410,6 +429,7 @@ struct ScanArgs {
     int chunks;
     int lanes;
     int histories;
+    int rank;
 };
 
 // The convolutions of these tokens are done: positions can move on.
@@ -693,14 +713,122 @@ template <typename T> struct WarpMemory {
     float4 bc[sizeof(T) == 4 ? 1 : TILE][8]; // of types of 16 bits: B and C, wide
 };
 
-// Four threads share two channels, each with four states of both; a warp waits for no other one. Before the recurrence of
-// a tile its threads see to what the tokens need by themselves, four tokens each. The sums over the states end, each
-// token's, where the token began. C lies behind B. Grid: channels, chunks, sequences.
-//
-// Where few channels would leave the chip idle, the tokens are cut into chunks: SUMMARY computes a chunk's last state from
-// a zero one; then every chunk finds its first state from those before. The first chunk needs none and goes with the
-// summaries.
-template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(const ScanArgs &p, int chunk, WarpMemory<T> &memory) {
+// Four threads share two channels, each with four states of both. Where few channels would leave the chip idle, the tokens
+// are cut into chunks: SUMMARY computes a chunk's last state from a zero one; then every chunk finds its first state from
+// those before. The first chunk needs none and goes with the summaries. Grid: channels, chunks, sequences.
+struct Chunk {
+    Sequence sequence;
+    int index, begin, end;
+};
+__device__ __forceinline__ Chunk chunk_of(const ScanArgs &p, int index) {
+    Chunk chunk;
+    chunk.sequence = sequence_of<true>(p.sequences, blockIdx.z);
+    chunk.index = index;
+    chunk.begin = index ? p.first + (index - 1) * p.chunk : 0;
+    chunk.end = min(p.first + index * p.chunk, chunk.sequence.len);
+    return chunk;
+}
+
+// Channels `channel` and the next, and the states of a thread's lane: four of each.
+template <bool SUMMARY> struct States {
+    float h[2][4], a[2][4], skip[2];
+    i64 ends, next;
+    float *kept;
+
+    // Before the first token of the chunk.
+    __device__ __forceinline__ States(const ScanArgs &p, const Chunk &chunk, int channel, int lane) {
+        ends = (i64(blockIdx.z) * p.chunks * p.channels + channel) * 16 + 4 * lane;
+        next = i64(p.channels) * 16;
+        kept = p.state + (i64(chunk.sequence.lane) * p.channels + channel) * 16 + 4 * lane;
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            load<4>(p.a + i64(channel + c) * 16 + 4 * lane, a[c]);
+            skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
+#pragma unroll
+            for (int s = 0; s < 4; ++s) h[c][s] = 0.0f;
+            if (!SUMMARY && chunk.index == 0 && p.state) load<4>(kept + c * 16, h[c]);
+            if (!SUMMARY && chunk.index > 0) load<4>(p.ends + ends + c * 16, h[c]);
+        }
+        if (SUMMARY) return;
+#pragma unroll 4
+        for (int before = 1; before < chunk.index; ++before) {
+            float sums[2];
+            load<2>(p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel, sums);
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                float last[4];
+                load<4>(p.ends + ends + before * next + c * 16, last);
+#pragma unroll
+                for (int s = 0; s < 4; ++s) h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], last[s]);
+            }
+        }
+    }
+
+    // Goes through four tokens: both δ and δu of each, B and C, what u gives directly, and the gate, of the thread's own
+    // token each. The sums over the states end, each token's, where the token began: in that thread's y.
+    __device__ __forceinline__ void go_through(const float4 *deltas, const float4 *bc, int lane, const float (&direct)[2], const float (&gate)[2], float (&y)[2]) {
+        float part[2][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float4 of_token = deltas[i];
+            const float d[2] = {of_token.x, of_token.y}, du[2] = {of_token.z, of_token.w};
+            const float4 b4 = bc[i * 8 + lane], c4 = SUMMARY ? b4 : bc[i * 8 + 4 + lane];
+            const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
+#pragma unroll
+            for (int c = 0; c < 2; ++c)
+#pragma unroll
+                for (int s = 0; s < 4; ++s) {
+                    h[c][s] = fmaf(exp2_approx(d[c] * a[c][s]), h[c][s], du[c] * b[s]);
+                    if (!SUMMARY) part[c][i] = s ? fmaf(h[c][s], out[s], part[c][i]) : h[c][s] * out[s];
+                }
+        }
+        if (SUMMARY) return;
+        // Each exchange halves the tokens that a thread holds sums of.
+#pragma unroll
+        for (int width = 2; width > 0; width /= 2) {
+            const bool upper = lane & width;
+#pragma unroll
+            for (int c = 0; c < 2; ++c)
+#pragma unroll
+                for (int i = 0; i < width; ++i) {
+                    const float give = upper ? part[c][i] : part[c][i + width];
+                    const float keep = upper ? part[c][i + width] : part[c][i];
+                    part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, 4);
+                }
+        }
+#pragma unroll
+        for (int c = 0; c < 2; ++c) y[c] = (direct[c] + part[c][0]) * gate[c];
+    }
+
+    // Behind the last token.
+    __device__ __forceinline__ void keep(const ScanArgs &p, const Chunk &chunk, bool exists) {
+        const bool is_last = chunk.end == chunk.sequence.len;
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            if (!exists) continue;
+            if (SUMMARY || !is_last) {
+                if (SUMMARY || chunk.index == 0) store<4>(p.ends + ends + chunk.index * next + c * 16, h[c]);
+            } else if (p.state) {
+                store<4>(kept + c * 16, h[c]);
+            }
+        }
+        if (!SUMMARY && p.state && is_last && blockIdx.x == 0 && threadIdx.x == 0) advance(p, chunk.sequence);
+    }
+};
+
+// Of δ over a chunk, of two channels.
+__device__ __forceinline__ void store_sums(const ScanArgs &p, const Chunk &chunk, int channel, bool exists, int lane, float (&sums)[2]) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+        sums[c] += __shfl_xor_sync(0xffffffffu, sums[c], 1, 4);
+        sums[c] += __shfl_xor_sync(0xffffffffu, sums[c], 2, 4);
+        if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk.index) * p.channels + channel + c] = sums[c];
+    }
+}
+
+// A warp that waits for no other one: before the recurrence of a tile its threads see to what the tokens need by
+// themselves, four tokens each. C lies behind B.
+template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(const ScanArgs &p, int index, WarpMemory<T> &memory) {
     const bool NARROW = sizeof(T) == 2;
     const int QUADS = TILE / 4, SEGMENT = 16 / sizeof(T), SEGMENTS = WARP_CHANNELS / SEGMENT;
     const int in_warp = threadIdx.x % 32, lane = threadIdx.x % 4, pair = in_warp / 4;
@@ -709,9 +837,9 @@ template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(cons
     const int own = first_channel + 2 * pair;
     const bool exists = own < p.channels;
     const int channel = min(own, p.channels - 2);
-    const Sequence sequence = sequence_of<true>(p.sequences, blockIdx.z);
-    const int begin = chunk ? p.first + (chunk - 1) * p.chunk : 0;
-    const int end = min(p.first + chunk * p.chunk, sequence.len);
+    const Chunk chunk = chunk_of(p, index);
+    const Sequence &sequence = chunk.sequence;
+    const int begin = chunk.begin, end = chunk.end;
 
     const int segment = min(first_channel + in_warp % SEGMENTS * SEGMENT, p.channels - SEGMENT);
     const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + segment;
@@ -737,36 +865,8 @@ template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(cons
     };
     if (begin < end) read(begin, memory.tiles[0]);
 
-    // The state before the first token of the chunk.
-    const i64 summary = (i64(blockIdx.z) * p.chunks * p.channels + channel) * 16 + 4 * lane;
-    const i64 next_summary = i64(p.channels) * 16;
-    float *kept = p.state + (i64(sequence.lane) * p.channels + channel) * 16 + 4 * lane;
-    float h[2][4], a[2][4], bias[2], skip[2];
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-        load<4>(p.a + i64(channel + c) * 16 + 4 * lane, a[c]);
-        bias[c] = p.delta_bias[channel + c];
-        skip[c] = SUMMARY ? 0.0f : p.skip[channel + c];
-#pragma unroll
-        for (int s = 0; s < 4; ++s) h[c][s] = 0.0f;
-        if (!SUMMARY && chunk == 0 && p.state) load<4>(kept + c * 16, h[c]);
-        if (!SUMMARY && chunk > 0) load<4>(p.ends + summary + c * 16, h[c]);
-    }
-    if (!SUMMARY) {
-#pragma unroll 4
-        for (int before = 1; before < chunk; ++before) {
-            float sums[2];
-            load<2>(p.sums + (i64(blockIdx.z) * p.chunks + before) * p.channels + channel, sums);
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                float last[4];
-                load<4>(p.ends + summary + before * next_summary + c * 16, last);
-#pragma unroll
-                for (int s = 0; s < 4; ++s) h[c][s] = fmaf(exp2_approx(sums[c] * a[c][s]), h[c][s], last[s]);
-            }
-        }
-    }
-
+    States<SUMMARY> states(p, chunk, channel, lane);
+    const float bias[2] = {p.delta_bias[channel], p.delta_bias[channel + 1]};
     float delta_sum[2] = {};
     int half = 0;
     for (int tile = begin; tile < end; tile += TILE, half ^= 1) {
@@ -798,7 +898,7 @@ template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(cons
             for (int c = 0; c < 2; ++c) {
                 delta[q][c] = softplus_for<T>(delta[q][c] + bias[c]);
                 if (SUMMARY) delta_sum[c] += delta[q][c];
-                else direct[q][c] = skip[c] * u[q][c], gate[q][c] = silu(z[q][c]);
+                else direct[q][c] = states.skip[c] * u[q][c], gate[q][c] = silu(z[q][c]);
                 u[q][c] *= delta[q][c];
             }
 #pragma unroll
@@ -816,58 +916,219 @@ template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_16(cons
         const float4 *bc = NARROW ? &memory.bc[0][0] : reinterpret_cast<const float4 *>(now.bc);
 #pragma unroll
         for (int q = 0; q < QUADS; ++q) {
-            float part[2][4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float4 deltas = memory.deltas[pair][4 * q + i];
-                const float d[2] = {deltas.x, deltas.y}, du[2] = {deltas.z, deltas.w};
-                const float4 b4 = bc[(4 * q + i) * 8 + lane], c4 = SUMMARY ? b4 : bc[(4 * q + i) * 8 + 4 + lane];
-                const float b[4] = {b4.x, b4.y, b4.z, b4.w}, out[4] = {c4.x, c4.y, c4.z, c4.w};
-#pragma unroll
-                for (int c = 0; c < 2; ++c)
-#pragma unroll
-                    for (int s = 0; s < 4; ++s) {
-                        h[c][s] = fmaf(exp2_approx(d[c] * a[c][s]), h[c][s], du[c] * b[s]);
-                        if (!SUMMARY) part[c][i] = s ? fmaf(h[c][s], out[s], part[c][i]) : h[c][s] * out[s];
-                    }
-            }
-            if (SUMMARY) continue;
-            // Each exchange halves the tokens that a thread holds sums of.
-#pragma unroll
-            for (int width = 2; width > 0; width /= 2) {
-                const bool upper = lane & width;
-#pragma unroll
-                for (int c = 0; c < 2; ++c)
-#pragma unroll
-                    for (int i = 0; i < width; ++i) {
-                        const float give = upper ? part[c][i] : part[c][i + width];
-                        const float keep = upper ? part[c][i + width] : part[c][i];
-                        part[c][i] = keep + __shfl_xor_sync(0xffffffffu, give, width, 4);
-                    }
-            }
             float y[2];
-#pragma unroll
-            for (int c = 0; c < 2; ++c) y[c] = (direct[q][c] + part[c][0]) * gate[q][c];
+            states.go_through(&memory.deltas[pair][4 * q], bc + 4 * q * 8, lane, direct[q], gate[q], y);
+            if (SUMMARY) continue;
             const int token = tile + 4 * q + lane;
             store_if<T>(exists && token < end, row_of(y_of, token, u_step), y);
         }
     }
 
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-        if (SUMMARY) {
-            delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], 1, 4);
-            delta_sum[c] += __shfl_xor_sync(0xffffffffu, delta_sum[c], 2, 4);
-            if (exists && lane == 0) p.sums[(i64(blockIdx.z) * p.chunks + chunk) * p.channels + channel + c] = delta_sum[c];
-        }
-        if (!exists) continue;
-        if (SUMMARY || end < sequence.len) {
-            if (SUMMARY || chunk == 0) store<4>(p.ends + summary + chunk * next_summary + c * 16, h[c]);
-        } else if (p.state) {
-            store<4>(kept + c * 16, h[c]);
-        }
+    if (SUMMARY) store_sums(p, chunk, channel, exists, lane, delta_sum);
+    states.keep(p, chunk, exists);
+}
+
+// ---- The same of the types of 16 bits with dt_proj: a trio of warps has r, B and C of the tokens instead of δ. One warp
+// brings tiles, multiplies r and the weights by the matrix units and computes what the tokens need by themselves, a tile
+// before the other two come to it with the states of 16 channels each: chains of a warp are long, and what is taken from
+// them counts more than what waiting for each other costs. Takes ranks that are multiples of 8, MOST_RANK at most.
+
+const int TRIO_CHANNELS = 32, TRIOS = 2, TRIO_THREADS = 96 * TRIOS, MOST_RANK = 128;
+
+// Copies of 16 bytes, every 32nd of `count`, MOST at most, by one address and without a branch.
+template <int MOST, int I = 0> __device__ __forceinline__ void copy_some_ahead(u32 to, u64 from, int count) {
+    if constexpr (I < MOST) {
+        asm volatile("{ .reg .pred p; setp.gt.s32 p, %2, %3; @p cp.async.cg.shared.global [%0 + %4], [%1 + %4], 16; }" ::"r"(to), "l"(from), "r"(count), "n"(I), "n"(16 * I) : "memory");
+        copy_some_ahead<MOST, I + 32>(to, from, count);
     }
-    if (!SUMMARY && p.state && end == sequence.len && blockIdx.x == 0 && threadIdx.x == 0) advance(p, sequence);
+}
+__device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits for all but the last `LEFT` groups of copies.
+template <int LEFT> __device__ __forceinline__ void older_copies_are_there() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+
+// Where the warps of a trio wait for each other.
+__device__ __forceinline__ void meet(int trio) { asm volatile("bar.sync %0, 96;" ::"r"(trio) : "memory"); }
+
+template <typename T> struct __align__(16) TrioMemory {
+    struct { T u[2][TILE][WARP_CHANNELS], z[2][TILE][WARP_CHANNELS]; } given[3]; // the tiles of the three warps, as they go round
+    float4 deltas[2][2][8][TILE + 1]; // (tiles, warps, pairs of channels, tokens) as in WarpMemory
+    float4 bc[2][TILE][8];            // B and C, wide
+};
+// r, B and C of the tokens of two tiles of each trio, rows of `rank` + 32 values.
+extern __shared__ uint4 projected_tiles[];
+
+template <typename T, bool SUMMARY>
+__device__ __forceinline__ void prepare(const ScanArgs &p, const Chunk &chunk, int trio, TrioMemory<T> &memory) {
+    const int QUADS = TILE / 4, STEPS = MOST_RANK / 32, SEGMENT = 16 / sizeof(T), SEGMENTS = TRIO_CHANNELS / SEGMENT;
+    const int in_warp = threadIdx.x % 32, lane = threadIdx.x % 4, pair = in_warp / 4;
+    const int first_channel = (blockIdx.x * TRIOS + trio) * TRIO_CHANNELS;
+    const Sequence &sequence = chunk.sequence;
+    const int begin = chunk.begin, end = chunk.end;
+    const int segment = min(first_channel + in_warp % SEGMENTS * SEGMENT, p.channels - SEGMENT);
+    const T *u_of = static_cast<const T *>(p.u) + sequence.row * p.u_stride + segment;
+    const T *z_of = static_cast<const T *>(p.z) + sequence.row * p.z_stride + segment;
+    const int u_step = p.u_stride * int(sizeof(T)), z_step = p.z_stride * int(sizeof(T));
+    // A row of r, B and C takes so many pieces of 16 bytes, the first of B being the one behind r.
+    const int to_b = p.rank / 8, row_pieces = to_b + 4, pieces = TILE * row_pieces;
+    const uint4 *rows_of = static_cast<const uint4 *>(p.r) + sequence.row * row_pieces;
+    uint4 *rows = projected_tiles + trio * 2 * pieces;
+    auto bring = [&](int tile, int slot, int half) {
+        auto &to = memory.given[slot];
+#pragma unroll
+        for (int i = 0; i < TILE; i += 32 / SEGMENTS) {
+            const int token = i + in_warp / SEGMENTS, at = min(tile + token, end - 1), column = in_warp % SEGMENTS * SEGMENT;
+            copy_ahead<16>(&to.u[column / WARP_CHANNELS][token][column % WARP_CHANNELS], row_of(u_of, at, u_step));
+            if (!SUMMARY) copy_ahead<16>(&to.z[column / WARP_CHANNELS][token][column % WARP_CHANNELS], row_of(z_of, at, z_step));
+        }
+        const int there = (end - tile) * row_pieces;
+        const uint4 *from = rows_of + i64(tile) * row_pieces;
+        uint4 *rows_to = rows + half * pieces;
+        if (there >= pieces) {
+            copy_some_ahead<TILE * (MOST_RANK / 8 + 4)>(u32(__cvta_generic_to_shared(rows_to + in_warp)), reinterpret_cast<u64>(from + in_warp), pieces - in_warp);
+        } else {
+            // The last row comes again for tokens that are not there.
+#pragma unroll 1
+            for (int i = in_warp; i < pieces; i += 32)
+                copy_ahead<16>(rows_to + i, reinterpret_cast<u64>(from + (i < there ? i : there - row_pieces + i % row_pieces)));
+        }
+    };
+    bring(begin, 0, 0);
+    end_of_copies();
+
+    float bias[2][2];
+    uint4 weights[STEPS][2][2];
+#pragma unroll
+    for (int w = 0; w < 2; ++w)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            const int channel = min(first_channel + w * WARP_CHANNELS + 2 * pair, p.channels - 2) + c;
+            bias[w][c] = p.delta_bias[channel];
+#pragma unroll
+            for (int step = 0; step < STEPS; ++step) {
+                const bool real = 4 * step + lane < to_b;
+                const uint4 *from = static_cast<const uint4 *>(p.dt_weight) + i64(channel) * to_b + (real ? 4 * step + lane : 0);
+                weights[step][w][c] = real ? *from : make_uint4(0, 0, 0, 0);
+            }
+        }
+
+    float delta_sum[2][2] = {};
+    int slot = 0, half = 0;
+    for (int tile = begin; tile < end; tile += TILE, half ^= 1) {
+        const int next = slot == 2 ? 0 : slot + 1;
+        if (tile + TILE < end) bring(tile + TILE, next, half ^ 1);
+        end_of_copies();
+        older_copies_are_there<1>();
+        __syncwarp();
+
+        // δ before its bias of two warps' channels 2 pair and 2 pair + 1 (rows pair and pair + 8) and tokens 8 i + lane and
+        // 8 i + lane + 4 (columns 2 lane and 2 lane + 1).
+        float raw[2][2][4] = {};
+        const uint4 *row = rows + half * pieces + (pair / 2 + pair % 2 * 4) * row_pieces + lane;
+        auto add_to_raw = [&](int step) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                // Beyond the rank both factors are zeros.
+                uint4 r = make_uint4(0, 0, 0, 0);
+                if (4 * step + lane < to_b) r = row[8 * i * row_pieces + 4 * step];
+#pragma unroll
+                for (int w = 0; w < 2; ++w) {
+                    const uint4 &v0 = weights[step][w][0], &v1 = weights[step][w][1];
+                    multiply(raw[w][i], v0.x, v1.x, v0.y, v1.y, r.x, r.y, T{});
+                    multiply(raw[w][i], v0.z, v1.z, v0.w, v1.w, r.z, r.w, T{});
+                }
+            }
+        };
+        if (p.rank > 64) {
+#pragma unroll
+            for (int step = 2; step < STEPS; ++step) add_to_raw(step);
+        }
+        add_to_raw(0);
+        add_to_raw(1);
+        uint4 words[2]; // of B and C: piece `lane` of tokens pair and pair + 8
+#pragma unroll
+        for (int i = 0; i < 2; ++i) words[i] = rows[half * pieces + (8 * i + pair) * row_pieces + to_b + lane];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            float v[8];
+            unpack<8, T>(words[i], v);
+            memory.bc[half][8 * i + pair][2 * lane] = make_float4(v[0], v[1], v[2], v[3]);
+            memory.bc[half][8 * i + pair][2 * lane + 1] = make_float4(v[4], v[5], v[6], v[7]);
+        }
+#pragma unroll
+        for (int w = 0; w < 2; ++w)
+#pragma unroll
+            for (int q = 0; q < QUADS; ++q) {
+                // Tokens that are not there have a δ and a δu of 0, which leave the state as it is.
+                const bool real = tile + 4 * q + lane < end;
+                float u[2], delta[2];
+                load<2>(&memory.given[slot].u[w][4 * q + lane][2 * pair], u);
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    delta[c] = softplus_for<T>(raw[w][q / 2][2 * c + q % 2] + bias[w][c]);
+                    u[c] *= delta[c];
+                    if (!real) delta[c] = u[c] = 0.0f;
+                    if (SUMMARY) delta_sum[w][c] += delta[c];
+                }
+                memory.deltas[half][w][pair][4 * q + lane] = make_float4(delta[0], delta[1], u[0], u[1]);
+            }
+        // The others are done with the tile before.
+        meet(trio);
+        slot = next;
+    }
+    if (!SUMMARY) return;
+#pragma unroll
+    for (int w = 0; w < 2; ++w) {
+        const int channel = first_channel + w * WARP_CHANNELS + 2 * pair;
+        store_sums(p, chunk, channel, channel < p.channels, lane, delta_sum[w]);
+    }
+}
+
+template <typename T, bool SUMMARY>
+__device__ __forceinline__ void recur(const ScanArgs &p, const Chunk &chunk, int trio, int warp, TrioMemory<T> &memory) {
+    const int QUADS = TILE / 4;
+    const int in_warp = threadIdx.x % 32, lane = threadIdx.x % 4, pair = in_warp / 4;
+    // Threads beyond the last channel do as its own do, but write nothing: branches would part the warp.
+    const int own = (blockIdx.x * TRIOS + trio) * TRIO_CHANNELS + warp * WARP_CHANNELS + 2 * pair;
+    const bool exists = own < p.channels;
+    const int channel = min(own, p.channels - 2);
+    const Sequence &sequence = chunk.sequence;
+    States<SUMMARY> states(p, chunk, channel, lane);
+    T *y_of = static_cast<T *>(p.u) + sequence.row * p.u_stride + channel;
+    const int y_step = p.u_stride * int(sizeof(T));
+    int slot = 0, half = 0;
+    for (int tile = chunk.begin; tile < chunk.end; tile += TILE, half ^= 1) {
+        meet(trio);
+        float direct[QUADS][2], gate[QUADS][2];
+        if (!SUMMARY) {
+#pragma unroll
+            for (int q = 0; q < QUADS; ++q) {
+                load<2>(&memory.given[slot].u[warp][4 * q + lane][2 * pair], direct[q]);
+                load<2>(&memory.given[slot].z[warp][4 * q + lane][2 * pair], gate[q]);
+            }
+#pragma unroll
+            for (int q = 0; q < QUADS; ++q)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) direct[q][c] *= states.skip[c], gate[q][c] = silu(gate[q][c]);
+        }
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) {
+            float y[2];
+            states.go_through(&memory.deltas[half][warp][pair][4 * q], memory.bc[half][4 * q], lane, direct[q], gate[q], y);
+            if (SUMMARY) continue;
+            const int token = tile + 4 * q + lane;
+            store_if<T>(exists && token < chunk.end, row_of(y_of, token, y_step), y);
+        }
+        slot = slot == 2 ? 0 : slot + 1;
+    }
+
+    states.keep(p, chunk, exists);
+}
+
+template <typename T, bool SUMMARY> __device__ __forceinline__ void scan_dt_16(const ScanArgs &p, int index, TrioMemory<T> *memory) {
+    const int warp = threadIdx.x / 32;
+    const Chunk chunk = chunk_of(p, index);
+    if (warp < 2 * TRIOS) recur<T, SUMMARY>(p, chunk, warp / 2, warp % 2, memory[warp / 2]);
+    else prepare<T, SUMMARY>(p, chunk, warp - 2 * TRIOS, memory[warp - 2 * TRIOS]);
 }
 
 // ---- Products of few rows, which read each weight once; and of any rows and sizes, where cuBLASLt has none. Weights
@@ -967,20 +1228,6 @@ template <typename T> __device__ __forceinline__ void one_row(const ProductArgs 
     one_row<T>(a, [&] { begin_early(a.hurry); }, [&](int output, T value) { y[output] = value; });
 }
 
-// The matrix units: what they call the k-th inputs may be any, if they are the same in x and weight: here those that a
-// thread reads in one piece of 16 bytes.
-__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, bf16) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, f16) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void multiply(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, float) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 template <typename T> __device__ __forceinline__ uint4 operand(const unsigned char *from) {
     uint4 words = *reinterpret_cast<const uint4 *>(from);
     if constexpr (sizeof(T) == 4) {
@@ -1465,10 +1712,7 @@ template <typename T> __device__ __forceinline__ void step_conv(const StepArgs &
 }
 
 struct StepScanArgs {
-    ScanArgs scan;      // of one token; δ is computed here
-    const void *r;      // (rows, rank), as far apart as B and C
-    const void *weight; // (channels, rank)
-    int rank;
+    ScanArgs scan; // of one token
     int rows;
     int hurry; // whether out_proj may begin at once: where it is one of the kernels here
 };
@@ -1526,13 +1770,13 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
         }
         return;
     }
-    const int to_b = (s.rank + 15) / 16 * 16, states = (p.states + 15) / 16 * 16, pitch = to_b + 2 * states;
+    const int to_b = (p.rank + 15) / 16 * 16, states = (p.states + 15) / 16 * 16, pitch = to_b + 2 * states;
     const float *a = p.a + i64(channel) * p.states;
-    const T *weight = static_cast<const T *>(s.weight) + i64(channel) * s.rank;
+    const T *weight = static_cast<const T *>(p.dt_weight) + i64(channel) * p.rank;
 
     // A thread's first states, and the first of its share of the weights. Rows that are not there do as the last one
     // does, but write nothing.
-    const bool fours = p.states % 4 == 0, ranks = s.rank % 4 == 0;
+    const bool fours = p.states % 4 == 0, ranks = p.rank % 4 == 0;
     const int VECTORS = 4;
     float *state[ROWS];
     float w[VECTORS][4], power[4], h[ROWS][4], u[1], z[1];
@@ -1556,20 +1800,20 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     const i64 own_row = i64(blockIdx.y) * ROWS + seen_to;
     load_some(a, 4 * lane, p.states, fours, power);
 #pragma unroll
-    for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, s.rank, ranks, w[i]);
+    for (int i = 0; i < VECTORS; ++i) load_some(weight, 4 * lane + 16 * i, p.rank, ranks, w[i]);
     const float bias = p.delta_bias[channel], skip = p.skip[channel];
     begin_early(true);
 
     load<1>(static_cast<const T *>(p.u) + own_row * p.u_stride + channel, u);
     load<1>(static_cast<const T *>(p.z) + own_row * p.z_stride + channel, z);
     float *staged = reinterpret_cast<float *>(memory);
-    const T *projected = static_cast<const T *>(s.r) + i64(blockIdx.y) * ROWS * p.bc_stride;
+    const T *projected = static_cast<const T *>(p.r) + i64(blockIdx.y) * ROWS * p.bc_stride;
 #pragma unroll 1
     for (int i = threadIdx.x; i < pitch; i += THREADS) {
         const int of_b = i - to_b, of_c = of_b - states;
         const int at = of_b < 0 ? i : of_c < 0 ? of_b : of_c;
-        const T *from = projected + (of_b < 0 ? at : of_c < 0 ? s.rank + at : s.rank + p.states + at);
-        const bool real = at < (of_b < 0 ? s.rank : p.states);
+        const T *from = projected + (of_b < 0 ? at : of_c < 0 ? p.rank + at : p.rank + p.states + at);
+        const bool real = at < (of_b < 0 ? p.rank : p.states);
         float value[ROWS] = {};
 #pragma unroll
         for (int row = 0; row < ROWS; ++row)
@@ -1592,11 +1836,11 @@ template <typename T, int ROWS> __device__ __forceinline__ void step_scan(const 
     };
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i)
-        if (16 * i < s.rank) add(w[i], 4 * lane + 16 * i);
+        if (16 * i < p.rank) add(w[i], 4 * lane + 16 * i);
 #pragma unroll 1
     for (int k = 4 * lane + 16 * VECTORS; k < to_b; k += 16) {
         float more[4];
-        load_some(weight, k, s.rank, ranks, more);
+        load_some(weight, k, p.rank, ranks, more);
         add(more, k);
     }
     float delta_u[ROWS];
@@ -1717,6 +1961,17 @@ extern "C" __global__ void copy(CopyArgs a) {
     SCAN(T, upto64_##NAME, 4, 16)                                                                                  \
     SCAN(T, upto256_##NAME, 16, 16)                                                                                \
     extern "C" __global__ void any_rows_##NAME(ProductArgs a) { any_rows<T>(a); }
+#define OTHERS_AND_DT(T, NAME)                                                                                     \
+    OTHERS(T, NAME)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(TRIO_THREADS, 2) scan_dt_16_##NAME(ScanArgs a) {                 \
+        __shared__ TrioMemory<T> memory[TRIOS];                                                                    \
+        scan_dt_16<T, false>(a, blockIdx.y + (a.chunks > 1), memory);                                              \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(TRIO_THREADS, 2) summary_dt_16_##NAME(ScanArgs a) {              \
+        __shared__ TrioMemory<T> memory[TRIOS];                                                                    \
+        if (blockIdx.y == 0) scan_dt_16<T, false>(a, 0, memory);                                                   \
+        else scan_dt_16<T, true>(a, blockIdx.y, memory);                                                           \
+    }
 
 // A file has the kernels of one storage type: those of a step, or the others.
 #define EXPANDED(T, NAME) KERNELS(T, NAME)
