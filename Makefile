@@ -66,7 +66,8 @@ test-cuda: cargo
 	$(CUDA_TESTS)
 	@if command -v compute-sanitizer > /dev/null; then set -e; \
 		PROPTEST_CASES=6 $(SANITIZED) memcheck" $(CUDA_TESTS); \
-		PROPTEST_CASES=2 $(SANITIZED) racecheck" $(CUDA_TESTS) a_captured a_layer_on infinite lengths random steps_of; \
+		PROPTEST_CASES=2 $(SANITIZED) racecheck" $(CUDA_TESTS) a_captured a_layer_on infinite lengths random sixteen steps_of; \
+		PROPTEST_CASES=2 $(SANITIZED) synccheck" $(CUDA_TESTS) a_layer_on sixteen; \
 	else echo "compute-sanitizer is not on the PATH: not run" >&2; fi
 
 bench-cuda: cargo

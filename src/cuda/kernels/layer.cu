@@ -946,8 +946,8 @@ __device__ __forceinline__ void end_of_copies() { asm volatile("cp.async.commit_
 // Waits for all but the last `LEFT` groups of copies.
 template <int LEFT> __device__ __forceinline__ void older_copies_are_there() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
-// Where the warps of a trio wait for each other.
-__device__ __forceinline__ void meet(int trio) { asm volatile("bar.sync %0, 96;" ::"r"(trio) : "memory"); }
+// Where the warps of a trio wait for each other: at two places in the code, which a bar.sync may not be to synccheck.
+__device__ __forceinline__ void meet(int trio) { asm volatile("barrier.sync %0, 96;" ::"r"(trio) : "memory"); }
 
 template <typename T> struct __align__(16) TrioMemory {
     struct { T u[2][TILE][WARP_CHANNELS], z[2][TILE][WARP_CHANNELS]; } given[3]; // the tiles of the three warps, as they go round
